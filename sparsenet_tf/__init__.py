@@ -1,0 +1,16 @@
+"""Sparse neural networks that are practical to train, in TensorFlow and Keras 3."""
+
+from sparsenet_tf import layers as layers
+from sparsenet_tf import pruning as pruning
+from sparsenet_tf import topology as topology
+from sparsenet_tf import training as training
+from sparsenet_tf import transform as transform
+from sparsenet_tf.layers import sparsify as sparsify
+from sparsenet_tf.training import retrain_from_scratch as retrain_from_scratch
+from sparsenet_tf.transform import get_masks as get_masks
+from sparsenet_tf.transform import load_masks as load_masks
+from sparsenet_tf.transform import rebuild as rebuild
+from sparsenet_tf.transform import save_masks as save_masks
+from sparsenet_tf.transform import strip as strip
+from sparsenet_tf.transform import summary as summary
+from sparsenet_tf.version import __version__ as __version__

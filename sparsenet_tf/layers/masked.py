@@ -1,0 +1,286 @@
+"""`Masked`: a Keras wrapper that holds a fixed boolean mask for each kernel.
+
+How a masked weight stays exactly zero, at the least cost in the training step:
+
+1. The gradient of each kernel is multiplied by its mask on the way back, so clipping,
+   momentum, moving averages and gradient accumulation see the sparse network alone.
+   An element-wise optimizer leaves a weight at zero whose gradient was always zero.
+2. Optimizer slots from before a mask was set could still move it. The kernel's
+   constraint, which Keras applies inside the compiled step, sets masked weights to
+   zero while the kernel is *guarded*; a guard is lowered only by code that has cleared
+   the optimizer's slots (`sparsenet_tf.pruning`).
+"""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.mask_values import as_mask, decode_mask, encode_mask
+from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant
+
+
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
+class Masked(keras.layers.Wrapper):
+    """Wraps a layer so that each of its kernels keeps a fixed pattern of zeros.
+
+    For a kernel `W` and its mask `M` (same shape, boolean), `W[~M]` is exactly 0.0
+    when the layer is built and after every optimizer step, whatever the optimizer;
+    the gradient that reaches the optimizer is `M * dL/dW`. A mask of ones changes
+    nothing, to the last bit. Any layer will do: its kernels are all floating-point
+    weights of two or more axes in it or below it that are no bias and no
+    normalization parameter (see `get_prunable_weights` below), so a
+    `MultiHeadAttention` has four and an `LSTM` two.
+
+    The masks are non-trainable weights of the wrapper: they save with the model, one
+    bit a connection, and `get_config` holds those with zeros, so that clones keep
+    them. The wrapper has the layer's name, call signature and public attributes.
+
+    Args:
+        layer: a Keras layer, built or not, not yet masked. A layer of your own may
+            define `get_prunable_weights()` to say which weights are its kernels.
+        mask: `None` for masks of ones; an array for a layer with one kernel; or a dict
+            from kernel names (keys of `masks`, or their last part if unique) to
+            arrays. Arrays have the kernel's shape and hold booleans, or 0 and 1.
+        exclude: name or names of sublayers or kernels that get no mask.
+        **kwargs: as for any Keras layer. `name` defaults to the layer's.
+
+    Raises:
+        TypeError: `layer` is no Keras layer.
+        ValueError: `layer` is masked already; a mask has another shape than its
+            kernel, another dtype than bool or numbers, other values than 0 and 1, or
+            names no kernel. For an unbuilt layer, shapes are checked when it is built.
+
+    Source: Alford et al., "Training Behavior of Sparse Neural Network Topologies",
+    section II.A: pruned connections "remain zero for the rest of the procedure".
+
+    Example:
+
+    >>> layer = Masked(keras.layers.Dense(2), mask=np.array([[1, 0], [0, 1], [1, 1]]))
+    >>> layer.build((None, 3))
+    >>> int(np.count_nonzero(layer.kernel)), layer.masks["kernel"].mean().round(2)
+    (4, np.float64(0.67))
+    """
+
+    holds_masks = True
+
+    def __init__(self, layer, mask=None, exclude=(), **kwargs):
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
+        if tree.is_masked(layer):
+            raise ValueError(
+                f"`layer` must not be masked already. Received: {layer.name!r}; "
+                "set its masks with `set_masks`"
+            )
+        # Keras reads the signature of `call` to route `training`, masks and shapes:
+        # with the layer's own, the wrapper is called just as the layer was.
+        @functools.wraps(layer.call)
+        def call(*args, **kwargs):
+            return self._call_layer(*args, **kwargs)
+
+        object.__setattr__(self, "call", call)
+        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
+        super().__init__(layer, **kwargs)
+        self.supports_masking = layer.supports_masking
+        self._convert_input_args = False  # the layer converts its inputs itself
+        self._allow_non_tensor_positional_args = True
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        # A plain attribute: the dict holds records, not layers, for Keras to track.
+        object.__setattr__(self, "kernels", {})
+        if mask is not None and not isinstance(mask, dict):
+            mask = {None: as_mask(mask)}
+        object.__setattr__(self, "_given_masks", mask)
+        if layer.built:
+            self.build()
+
+    def __call__(self, *args, **kwargs):
+        if not self.built:
+            with self._open_name_scope():
+                self._build_layer(args, kwargs)
+            self.build()
+        return super().__call__(*args, **kwargs)
+
+    def _build_layer(self, args, kwargs):
+        if self.layer.built:
+            return
+        try:
+            self.layer(*_symbolic(args), **_symbolic(kwargs))
+        except Exception:
+            # A `call` that cannot be traced needs the real inputs. If it is them that
+            # are wrong, this raises the layer's own error.
+            self.layer(*args, **kwargs)
+
+    def build(self, *args, **kwargs):
+        """Build the layer if need be, from the arguments of its own `build`."""
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+            self.layer.built = True
+        found = {
+            name: kernel
+            for name, kernel in tree.kernels(self.layer).items()
+            if not tree.matches(f"{self.name}/{name}", self.exclude)
+        }
+        given = _assign_names(self._given_masks, found, self.name)
+        for name, kernel in found.items():
+            self.kernels[name] = self._attach(name, kernel, given.get(name))
+        object.__setattr__(self, "_given_masks", None)
+        self.built = True
+
+    def _attach(self, name, kernel, values):
+        mask = self.add_weight(
+            shape=kernel.shape,
+            # The kernel's dtype, since multiplying by it is the fastest way to mask.
+            dtype=kernel.dtype,
+            initializer="ones" if values is None else constant(values),
+            trainable=False,
+            autocast=False,
+            name=f"{name.replace('/', '_')}_mask",
+        )
+        masked = MaskedKernel(kernel, mask)
+        masked.constrain(values)
+        return masked
+
+    def _call_layer(self, *args, **kwargs):
+        with contextlib.ExitStack() as stack:
+            for masked in self.kernels.values():
+                stack.enter_context(masked.gradient_masked())
+            return self.layer(*args, **kwargs)
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name == "layer":
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        return getattr(self.layer, name)
+
+    @property
+    def masks(self):
+        """Dict from kernel name to its mask, a boolean NumPy array (a copy)."""
+        return {name: masked.mask_value() for name, masked in self.kernels.items()}
+
+    def set_masks(self, masks):
+        """Replace masks and set the newly masked weights to zero.
+
+        Args:
+            masks: an array or a dict, as the constructor's `mask`. Kernels that are
+                not named keep their masks.
+
+        Raises:
+            ValueError: the layer is not built, or as the constructor.
+        """
+        if not self.built:
+            raise ValueError(
+                f"Layer {self.name!r} must be built before `set_masks` is called."
+            )
+        masks = masks if isinstance(masks, dict) else {None: as_mask(masks)}
+        checked = _assign_names(masks, self.kernels, self.name)
+        for name, values in checked.items():
+            self.kernels[name].set_mask(values)
+
+    def compute_mask(self, *args, **kwargs):
+        """Delegates to the layer (Keras' timestep masks, not kernel masks)."""
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        """Delegates to the layer."""
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        """Delegates to the layer."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def get_config(self):
+        """The layer's config, and the masks that have zeros, packed into text."""
+        config = super().get_config()
+        if self.exclude:
+            config["exclude"] = list(self.exclude)
+        masks = {n: encode_mask(m) for n, m in self.masks.items() if not m.all()}
+        if masks:
+            config["mask"] = masks
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuild the wrapper and its layer from `get_config`."""
+        config = dict(config)
+        if config.get("mask"):
+            config["mask"] = {n: decode_mask(m) for n, m in config["mask"].items()}
+        return super().from_config(config, custom_objects=custom_objects)
+
+    def get_build_config(self):
+        """What the wrapped layer needs to build itself when it is loaded."""
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        """Build the layer as it was built, then its masks."""
+        if config.get("layer") and not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+        if self.layer.built and not self.built:
+            self.build()
+
+    def save_own_variables(self, store):
+        """Store the masks, one bit a connection."""
+        for name, mask in self.masks.items():
+            store[name.replace("/", "_")] = np.packbits(mask)
+
+    def load_own_variables(self, store):
+        """Load the masks that `save_own_variables` stored."""
+        for name, masked in self.kernels.items():
+            bits = np.asarray(store[name.replace("/", "_")])
+            size = int(np.prod(masked.mask.shape))
+            if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
+                raise ValueError(
+                    f"Layer {self.name!r} expected a mask of {size} bits for its "
+                    f"kernel {name!r}. Received: {bits.dtype} of shape {bits.shape}"
+                )
+            values = np.unpackbits(bits, count=size).reshape(masked.mask.shape)
+            masked.set_mask(values.astype(bool))
+
+
+def _symbolic(structure):
+    """Fresh Keras tensors for the tensors and arrays in `structure`."""
+    return keras.tree.map_structure(
+        lambda x: (
+            keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype))
+            if hasattr(x, "shape") and hasattr(x, "dtype")
+            else x
+        ),
+        structure,
+    )
+
+
+def _assign_names(masks, kernels, layer_name):
+    """Resolve the keys of `masks` to kernel names and check each mask."""
+    resolved = {}
+    for key, values in (masks or {}).items():
+        names = [
+            name
+            for name in kernels
+            if key in (None, name) or name.endswith(f"/{key}")
+        ]
+        exact = [name for name in names if name == key]
+        if len(exact or names) != 1:
+            what = "no name" if key is None else f"the name {key!r}"
+            raise ValueError(
+                f"`mask` must name each kernel of layer {layer_name!r} once: its "
+                f"kernels are {list(kernels)}. Received: a mask with {what}"
+            )
+        (name,) = exact or names
+        kernel = kernels[name]
+        shape = tuple(getattr(kernel, "kernel", kernel).shape)
+        resolved[name] = as_mask(values, shape, f"{layer_name}/{name}")
+    return resolved
+
+
+def masked_kernels(model):
+    """Return `{path: MaskedKernel}` of all masked kernels in `model`, in its order.
+
+    The paths are those of `sparsenet_tf.layers.tree.kernels`.
+    """
+    own = [("", model)] if tree.is_masked(model) else []
+    found = {}
+    for path, layer in [*own, *tree.walk(model)]:
+        if tree.is_masked(layer):
+            for name, masked in layer.kernels.items():
+                found[f"{path}/{name}" if path else name] = masked
+    return found

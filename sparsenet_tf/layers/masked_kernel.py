@@ -1,0 +1,164 @@
+"""A kernel under a mask: its value, its gradient, its constraint."""
+
+import contextlib
+import dataclasses
+
+import keras
+from keras import ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+
+def _new_guard():
+    return keras.Variable(
+        lambda shape, dtype=None: ops.ones(shape, dtype),
+        shape=(),
+        dtype="bool",
+        trainable=False,
+        name="guard",
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedKernel:
+    """A kernel with its mask, both Keras variables of one shape and dtype.
+
+    Attributes:
+        kernel: the wrapped layer's trainable variable.
+        mask: 1 where the kernel is kept, 0 where it is pruned.
+        guard: scalar bool variable; while true, every optimizer step ends by setting
+            the masked weights to zero.
+    """
+
+    kernel: keras.Variable
+    mask: keras.Variable
+    guard: keras.Variable = dataclasses.field(default_factory=_new_guard)
+
+    def constrain(self, values=None):
+        """Zero the kernel outside `values` and keep its masked weights from moving."""
+        self.kernel.constraint = ZeroMasked(self, self.kernel.constraint)
+        regularizer = self.kernel.regularizer
+        if regularizer is not None and not is_flat_at_zero(regularizer):
+            self.kernel.regularizer = RegularizeKept(self, regularizer)
+        if values is not None:
+            zero_initially(self.kernel, values)
+
+    def release(self):
+        """Give the kernel its own constraint and regularizer back."""
+        if isinstance(self.kernel.constraint, ZeroMasked):
+            self.kernel.constraint = self.kernel.constraint.constraint
+        if isinstance(self.kernel.regularizer, RegularizeKept):
+            self.kernel.regularizer = self.kernel.regularizer.regularizer
+
+    def mask_value(self):
+        """The mask as a boolean NumPy array."""
+        return ops.convert_to_numpy(self.mask) != 0
+
+    def set_mask(self, values):
+        """Assign a boolean array as the mask, zero the kernel there, raise the guard.
+
+        The kernel is selected, not multiplied, so that a NaN is masked as well.
+        """
+        self.mask.assign(values.astype("float32"))
+        self.kernel.assign(ops.where(values, self.kernel, 0))
+        self.guard.assign(True)
+
+    def gradient_masked(self):
+        """Context in which the kernel reads as usual and its gradient is masked."""
+        mask = ops.convert_to_tensor(_current_value(self.mask))
+
+        @ops.custom_gradient
+        def identity(kernel):
+            def grad(*args, upstream=None):
+                if upstream is None:
+                    (upstream,) = args
+                return ops.multiply(upstream, mask)
+
+            return kernel, grad
+
+        value = ops.convert_to_tensor(_current_value(self.kernel))
+        return _reads_as(self.kernel, identity(value))
+
+
+@contextlib.contextmanager
+def _reads_as(variable, value):
+    """Let `variable` read as `value`, a tensor, inside the context."""
+    scope = get_stateless_scope()
+    if scope is not None:
+        previous = scope.get_current_value(variable)
+        scope.state_mapping[id(variable)] = value
+        try:
+            yield
+        finally:
+            scope.state_mapping.pop(id(variable))
+            if previous is not None:
+                scope.state_mapping[id(variable)] = previous
+    else:
+        stored, variable._value = variable._value, value
+        try:
+            yield
+        finally:
+            variable._value = stored
+
+
+def _current_value(variable):
+    """The variable's value in its own dtype, also inside an autocast scope."""
+    scope = get_stateless_scope()
+    value = None if scope is None else scope.get_current_value(variable)
+    if value is not None:
+        return value
+    if variable._value is None:  # created in a stateless scope: filled in later
+        return ops.zeros(variable.shape, variable.dtype)
+    return variable._value
+
+
+class ZeroMasked(keras.constraints.Constraint):
+    """The kernel's own constraint, then zero where the mask is."""
+
+    def __init__(self, masked, constraint):
+        self.masked, self.constraint = masked, constraint
+
+    def __call__(self, w):
+        value = ops.convert_to_tensor(w)
+        if self.constraint is not None:
+            return self._select(self.constraint(value))
+        return ops.cond(
+            self.masked.guard.value, lambda: self._select(value), lambda: value
+        )
+
+    def _select(self, value):
+        keep = ops.cast(self.masked.mask.value, "bool")
+        return ops.where(keep, value, ops.zeros_like(value))
+
+
+class RegularizeKept(keras.regularizers.Regularizer):
+    """The kernel's own regularizer, seeing (and so moving) only kept weights."""
+
+    def __init__(self, masked, regularizer):
+        self.masked, self.regularizer = masked, regularizer
+
+    def __call__(self, x):
+        return self.regularizer(ops.multiply(x, self.masked.mask.value))
+
+
+def is_flat_at_zero(regularizer):
+    """Whether a weight at zero gets no gradient from it, with no need to mask."""
+    return type(regularizer) in (
+        keras.regularizers.L1,
+        keras.regularizers.L2,
+        keras.regularizers.L1L2,
+    )
+
+
+def zero_initially(kernel, values):
+    """Zero the kernel outside `values`, also when it is yet to be initialized."""
+    if kernel._value is None:
+        initializer = kernel._initializer
+        kernel._initializer = lambda shape, dtype=None: ops.where(
+            values, initializer(shape, dtype=dtype), ops.zeros(shape, dtype)
+        )
+    else:
+        kernel.assign(ops.where(values, kernel, 0))
+
+
+def constant(values):
+    return lambda shape, dtype=None: ops.convert_to_tensor(values.astype(dtype))

@@ -1,0 +1,155 @@
+"""Replace layers of a model: a copy where Keras can copy, in place where it cannot."""
+
+import keras
+from keras.src.models import Functional
+
+from sparsenet_tf.layers import tree
+
+
+def replace_layers(model, replace, clone=None, weights=True):
+    """Return `model` with each layer exchanged for what `replace` makes of it.
+
+    Sequential and functional models are copied, the models nested in them too; the
+    original is left as it is. Any other model is changed in place, because Keras
+    cannot copy one in general, and returned. A layer that is no model is exchanged
+    whole, with what is below it.
+
+    Args:
+        model: a `keras.Model`, built or not.
+        replace: function of `(path, layer)` that returns the new layer, which may be
+            `layer` itself. A layer that is used twice is asked about once.
+        clone: function of `(path, layer)` that makes the layers of copied models
+            before they are replaced; by default from the layer's config.
+        weights: whether copied models get the values of the weights that both have.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: a subclass of a functional model cannot be rebuilt from its inputs
+            and outputs, so that its class would be lost.
+    """
+    tree.check_model(model)
+    clone = clone or clone_layer
+    if not is_copyable(model):
+        return _replace_in_place(model, replace, clone, "")
+    new = _copy(model, replace, clone, "", {})
+    if weights:
+        copy_weights(model, new)
+    if model.compiled and not new.compiled:
+        new.compile_from_config(model.get_compile_config())
+    return new
+
+
+def is_copyable(model):
+    """Whether Keras can rebuild `model` from its graph: Sequential or functional."""
+    return isinstance(model, (keras.Sequential, Functional))
+
+
+def copy_weights(source, target):
+    """Copy all weights but masks from `source` to `target`, in order.
+
+    Raises:
+        ValueError: the two models do not have the same weights.
+    """
+    if not source.built:
+        return
+    old, new = plain_weights(source), plain_weights(target)
+    if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
+        raise ValueError(
+            f"Model {source.name!r} could not be copied with its weights: it has "
+            f"{len(old)} weights and its copy {len(new)}, or their shapes differ. Do "
+            "all its layers rebuild themselves from `get_config`?"
+        )
+    for value, variable in zip(old, new, strict=True):
+        variable.assign(value)
+
+
+def plain_weights(model):
+    """All weights of `model` but the masks, which plain models do not have."""
+    masks = {
+        id(masked.mask)
+        for _, layer in tree.walk(model)
+        if tree.is_masked(layer)
+        for masked in layer.kernels.values()
+    }
+    return [v for v in model.weights if id(v) not in masks]
+
+
+def _copy(model, replace, clone, prefix, cache):
+    paths = {id(layer): prefix + path for path, layer in tree.walk(model)}
+
+    def make(layer):
+        if id(layer) not in cache:
+            path = paths[id(layer)]
+            if is_copyable(layer):
+                new = _copy(layer, replace, clone, f"{path}/", cache)
+            elif isinstance(layer, keras.Model):
+                new = _replace_in_place(clone(path, layer), replace, clone, f"{path}/")
+            else:
+                new = replace(path, clone(path, layer))
+            cache[id(layer)] = new
+        return cache[id(layer)]
+
+    new = keras.models.clone_model(model, clone_function=make)
+    if type(new) is not type(model):
+        raise ValueError(
+            f"`model` is a functional model of class {type(model).__name__}, which "
+            "Keras cannot copy: let its `__init__` take `inputs` and `outputs` alone."
+        )
+    new.trainable = model.trainable
+    return new
+
+
+def _replace_in_place(model, replace, clone, prefix):
+    """Exchange the layers that `model` has as attributes, or in lists and dicts."""
+    paths = {id(layer): prefix + path for path, layer in tree.walk(model)}
+    new_layers = {}
+    for layer in model.layers:
+        path = paths[id(layer)]
+        if is_copyable(layer):
+            new = _copy(layer, replace, clone, f"{path}/", {})
+            copy_weights(layer, new)
+        elif isinstance(layer, keras.Model):
+            new = _replace_in_place(layer, replace, clone, f"{path}/")
+        else:
+            new = replace(path, layer)
+        if new is not layer:
+            new_layers[id(layer)] = new
+    if not new_layers:
+        return model
+    locked = model._tracker.locked
+    model._tracker.unlock()
+    # Keras keeps the layers in the order of first use: masks must not change it.
+    order = [new_layers.get(id(layer), layer) for layer in model._layers]
+    for name, value in list(vars(model).items()):
+        if name != "_layers":
+            exchanged = _exchange(value, new_layers)
+            if exchanged is not value:
+                setattr(model, name, exchanged)
+    model._layers[:] = order
+    if locked:
+        model._tracker.lock()
+    # Functions that were traced before still hold the layers as they were.
+    model.train_function = model.test_function = model.predict_function = None
+    return model
+
+
+def _exchange(value, new_layers):
+    """`value` with layers exchanged in it; the same object where none is in it."""
+    if isinstance(value, keras.layers.Layer):
+        return new_layers.get(id(value), value)
+    if isinstance(value, dict):
+        items = {key: _exchange(item, new_layers) for key, item in value.items()}
+        changed = any(items[key] is not value[key] for key in value)
+        return items if changed else value
+    if isinstance(value, (list, tuple)):
+        items = [_exchange(item, new_layers) for item in value]
+        changed = any(new is not old for new, old in zip(items, value, strict=True))
+        return type(value)(items) if changed and type(value) is tuple else (
+            items if changed else value
+        )
+    return value
+
+
+def clone_layer(path, layer):
+    """A new layer, not built, from the config of `layer`."""
+    return type(layer).from_config(layer.get_config())

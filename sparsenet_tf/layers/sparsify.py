@@ -1,0 +1,93 @@
+"""`sparsify`: a model whose kernels carry masks."""
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.mask_values import as_mask
+from sparsenet_tf.layers.masked import Masked, masked_kernels
+from sparsenet_tf.layers.replace import replace_layers
+
+
+def sparsify(model, masks=None, exclude=()):
+    """Return the model with a `Masked` wrapper around each layer that has kernels.
+
+    A Sequential or functional model (nested ones too) is copied, weights included, and
+    left as it is; a subclassed model is changed in place and returned. Layer names
+    stay, so `model.get_layer(name)` works as before and returns the wrapper, which
+    has the layer's attributes. The copy is compiled as the original was, with a fresh
+    optimizer.
+
+    Args:
+        model: a `keras.Model`, built or not.
+        masks: optional dict `{path: mask}` as from `get_masks`; kernels that are not
+            in it start with masks of ones. The model must be built.
+        exclude: layer name or names (or paths, "encoder/dense") that get no mask.
+
+    Returns:
+        The sparsified model; all masks are ones unless `masks` says otherwise.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: the model is sparsified already, `exclude` names an unknown layer,
+            or a mask is wrong or names no kernel. Nothing is changed then.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     keras.layers.Dense(3, name="hidden"),
+    ...     keras.layers.Dense(2, name="logits"),
+    ... ])
+    >>> list(masked_kernels(sparsify(model, exclude="logits")))
+    ['hidden/kernel']
+    """
+    tree.check_model(model)
+    if any(tree.is_masked(layer) for _, layer in tree.walk(model)):
+        raise ValueError(
+            f"`model` must not be sparsified already. Received: model {model.name!r}, "
+            "which has Masked layers"
+        )
+    exclude = tree.check_names(model, exclude, "exclude")
+    if masks is not None:
+        masks = check_masks(tree.kernels(model), masks, model.name)
+
+    def wrap(path, layer):
+        if tree.matches(path, exclude) or not tree.might_have_kernels(layer):
+            return layer
+        return Masked(layer, exclude=_below(path, layer.name, exclude))
+
+    new = replace_layers(model, wrap)
+    for path, masked in masked_kernels(new).items():
+        if masks and path in masks:
+            masked.set_mask(masks[path])
+    return new
+
+
+def check_masks(kernels, masks, model_name):
+    """Return `masks` as boolean arrays, each checked against the kernel it names.
+
+    Args:
+        kernels: dict `{path: variable}`.
+        masks: dict `{path: mask}`.
+        model_name: named in errors.
+
+    Raises:
+        TypeError: `masks` is no dict.
+        ValueError: a path names no kernel, or a mask does not fit its kernel.
+    """
+    if not isinstance(masks, dict):
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
+    unknown = [path for path in masks if path not in kernels]
+    if unknown:
+        raise ValueError(
+            f"`masks` names kernels that model {model_name!r} does not have: "
+            f"{unknown}. Its kernels: {list(kernels) or 'none (is it built?)'}"
+        )
+    return {
+        path: as_mask(mask, tuple(kernels[path].shape), path)
+        for path, mask in masks.items()
+    }
+
+
+def _below(path, name, exclude):
+    """What `exclude` can mean inside a layer, whose own paths start at its name."""
+    parent = path.removesuffix(name)
+    return tuple(entry.removeprefix(parent) for entry in exclude)

@@ -1,0 +1,132 @@
+"""`PruningCallback`: prunes on schedule inside `model.fit`."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.pruning.criteria import magnitude
+from sparsenet_tf.pruning.one_shot import (
+    check_scope,
+    prunable_kernels,
+    prune_kernels,
+    sparsity_of,
+)
+from sparsenet_tf.pruning.schedules import as_schedule
+from sparsenet_tf.pruning.slots import clear_slots
+
+
+class PruningCallback(keras.callbacks.Callback):
+    """Prunes a sparsified model on schedule while `model.fit` trains it.
+
+    The step is the optimizer's (`optimizer.iterations`), so the schedule goes on over
+    several calls of `fit` and from a restored checkpoint. Masks change between two
+    optimizer steps, as soon after a scheduled update as Keras calls back: at once, or
+    with `steps_per_execution=n` up to `n - 1` steps late. Each update zeroes exactly
+    `min(round(s * size), size - 1)` weights of each kernel (or of all together);
+    among equals the later ones; pruned weights do not return. The optimizer's
+    momentum and averages of pruned weights are cleared.
+
+    It adds `sparsity`, the share of masked weights in the kernels that it prunes, to
+    the logs of batches and epochs, for progress bars, `History` and TensorBoard. List
+    it before callbacks that read it.
+
+    Args:
+        schedule: a `PolynomialDecay` or `ConstantSparsity`, of this package or of
+            tensorflow-model-optimization.
+        criterion: function from a kernel's values (NumPy array) to scores of the same
+            shape; the lowest are pruned. Default: their magnitude.
+        scope: "layer" for the schedule's share of each kernel, "global" to rank the
+            weights of all kernels together.
+        exclude: layer name or names that stay as they are.
+
+    Raises:
+        TypeError: `schedule` is no schedule.
+        ValueError: `scope` is unknown; when training begins, the model has no masked
+            kernels or `exclude` names a layer that it does not have; at an update,
+            weights are NaN or infinite.
+
+    Warns:
+        UserWarning: training ended before the schedule did; a kernel lost all weights.
+
+    Source: Zhu and Gupta, arXiv 1710.01878, section 3; Alford et al., section II.A,
+    who update every 200 steps.
+
+    Example:
+
+    >>> from sparsenet_tf.layers import sparsify
+    >>> from sparsenet_tf.pruning import PolynomialDecay
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model = sparsify(model)
+    >>> model.compile("sgd", "mse")
+    >>> schedule = PolynomialDecay(0.0, 0.5, begin_step=0, end_step=4, frequency=2)
+    >>> x = np.ones((40, 4), "float32")
+    >>> history = model.fit(x, np.ones((40, 5)), batch_size=10, verbose=0,
+    ...                     callbacks=[PruningCallback(schedule)])
+    >>> history.history["sparsity"]
+    [0.5]
+    """
+
+    def __init__(self, schedule, criterion=magnitude, scope="layer", exclude=()):
+        super().__init__()
+        self.schedule = as_schedule(schedule)
+        check_scope(scope)
+        if not callable(criterion):
+            raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
+        self.criterion = criterion
+        self.scope = scope
+        self.exclude = exclude
+        self._kernels = {}
+        self._updated_at = None
+        self._sparsity = 0.0
+
+    @property
+    def sparsity(self):
+        """Share of masked weights in the kernels that are pruned."""
+        return self._sparsity
+
+    def on_train_begin(self, logs=None):
+        """Find the masked kernels, and prune if an update is due at this step."""
+        exclude = tree.check_names(self.model, self.exclude, "exclude")
+        self._kernels = prunable_kernels(self.model, exclude)
+        self._updated_at = None
+        self._sparsity = sparsity_of(self._kernels)
+        clear_slots(self.model.optimizer, self._kernels.values())
+        self._prune_if_due()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Prune if an update has come due, and report the sparsity."""
+        self._prune_if_due()
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Report the sparsity."""
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_train_end(self, logs=None):
+        """Warn if the schedule has not ended."""
+        final = self.schedule.final_sparsity
+        if self._updated_at is None or self.schedule(self._updated_at) < final:
+            warnings.warn(
+                f"Training ended at step {self._step()} before the pruning schedule "
+                f"did: the sparsity reached is {self._sparsity:.4f}, its final one "
+                f"{final:.4f}. Train longer, or call `fit` again to go on.",
+                stacklevel=2,
+            )
+
+    def _step(self):
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return int(ops.convert_to_numpy(optimizer.iterations))
+
+    def _prune_if_due(self):
+        due = self.schedule.last_update(self._step())
+        if due is None or due == self._updated_at:
+            return
+        prune_kernels(self._kernels, self.schedule(due), self.criterion, self.scope)
+        clear_slots(self.model.optimizer, self._kernels.values())
+        self._updated_at = due
+        self._sparsity = sparsity_of(self._kernels)

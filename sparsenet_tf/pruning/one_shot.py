@@ -1,0 +1,157 @@
+"""Prune at once: the pruning step itself, and a function for users."""
+
+import warnings
+
+import numpy as np
+from keras import ops
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.sparsify import sparsify
+from sparsenet_tf.pruning.criteria import magnitude
+from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.topology.selection import check_sparsity, select_masks
+
+SCOPES = ("layer", "global")
+
+
+def prune_one_shot(
+    model, sparsity, criterion=magnitude, scope="layer", exclude=(), optimizer=None
+):
+    """Prune a model at once to a sparsity, and freeze what survives as masks.
+
+    Exactly `min(round(sparsity * size), size - 1)` weights of each kernel (or of all
+    together) are zero afterwards, those with the lowest scores; what was pruned
+    before stays pruned.
+
+    Args:
+        model: a built `keras.Model`. One from `sparsify` is pruned in place; any other
+            is sparsified first.
+        sparsity: share of weights to prune, in [0, 1).
+        criterion: function from a kernel's values (NumPy array) to scores of the same
+            shape; the lowest are pruned. Default: their magnitude.
+        scope: "layer" for that share of each kernel, "global" to rank the weights of
+            all kernels together.
+        exclude: layer name or names that are not pruned.
+        optimizer: the optimizer of your own training loop, if one is under way, whose
+            memory of pruned weights is then cleared. Default: the model's.
+
+    Returns:
+        The sparsified model; `model` itself if that was sparsified.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: `sparsity`, `scope` or `exclude` is wrong, the model is not built
+            or has no kernels, or a kernel or its scores have NaN or infinity. Nothing
+            is changed then.
+
+    Source: "one-time pruning" of Alford et al., section II.A.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> pruned = prune_one_shot(model, 0.75)
+    >>> int(np.count_nonzero(pruned.layers[0].kernel))
+    5
+    """
+    tree.check_model(model)
+    sparsity = check_sparsity(sparsity)
+    check_scope(scope)
+    exclude = tree.check_names(model, exclude, "exclude")
+    paths = tree.kernels(model)
+    if not paths:
+        raise ValueError(
+            f"`model` must have kernels to prune. Received: model {model.name!r}, "
+            + ("which has none" if model.built else "which is not built")
+        )
+    for path, kernel in paths.items():
+        if not tree.matches(path, exclude):
+            _finite_values(path, kernel)
+    if not masked_kernels(model):
+        model = sparsify(model, exclude=exclude)
+    kernels = prunable_kernels(model, exclude)
+    prune_kernels(kernels, sparsity, criterion, scope)
+    optimizer = optimizer or getattr(model, "optimizer", None)
+    if optimizer is not None:
+        clear_slots(optimizer, kernels.values())
+    return model
+
+
+def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
+    """Update the masks of `{path: MaskedKernel}`; all are computed before any is set.
+
+    Raises:
+        ValueError: a kernel or its scores have NaN or infinity, or another shape.
+    """
+    scores, masks = [], []
+    for path, masked in kernels.items():
+        values = _finite_values(path, masked.kernel)
+        score = np.asarray(criterion(values))
+        if score.shape != values.shape or not np.isfinite(score).all():
+            raise ValueError(
+                f"`criterion` must return finite scores of shape {values.shape} for "
+                f"kernel {path!r}. Received: shape {score.shape}, "
+                f"{np.count_nonzero(~np.isfinite(score))} of them not finite"
+            )
+        scores.append(score)
+        masks.append(masked.mask_value())
+    if scope == "global":
+        new_masks = select_masks(scores, sparsity, masks)
+    else:
+        new_masks = [
+            select_masks([score], sparsity, [mask])[0]
+            for score, mask in zip(scores, masks, strict=True)
+        ]
+    for (path, masked), old, new in zip(kernels.items(), masks, new_masks, strict=True):
+        if not new.any() and old.any():
+            warnings.warn(
+                f"Pruning left no weight in kernel {path!r}: nothing passes through "
+                "that layer any more. Exclude it, prune less, or use scope='layer'.",
+                stacklevel=2,
+            )
+        masked.set_mask(new)
+
+
+def prunable_kernels(model, exclude=()):
+    """Return `{path: MaskedKernel}` without those that `exclude` names.
+
+    Raises:
+        ValueError: the model has no masked kernels, or `exclude` leaves none.
+    """
+    found = masked_kernels(model)
+    if not found:
+        raise ValueError(
+            f"`model` must have masked kernels. Received: model {model.name!r} "
+            "without any; use `sparsenet_tf.sparsify(model)`"
+            + ("" if model.built else ", and build it")
+        )
+    kept = {p: k for p, k in found.items() if not tree.matches(p, exclude)}
+    if not kept:
+        raise ValueError(f"`exclude` leaves no kernel to prune of {list(found)}")
+    return kept
+
+
+def sparsity_of(kernels):
+    """Share of zeros in the masks of `{path: MaskedKernel}`, 0.0 when all are kept."""
+    masks = [masked.mask_value() for masked in kernels.values()]
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks)
+    return 1.0 - kept / sum(mask.size for mask in masks)
+
+
+def check_scope(scope):
+    """Raise a ValueError unless `scope` is "layer" or "global"."""
+    if scope not in SCOPES:
+        raise ValueError(f"`scope` must be one of {SCOPES}. Received: {scope!r}")
+
+
+def _finite_values(path, kernel):
+    values = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
+    if values.dtype.kind != "f":  # bfloat16, which NumPy does not know
+        values = values.astype("float32")
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"`model` must have finite weights. Received: "
+            f"{np.count_nonzero(~np.isfinite(values))} NaN or infinite values in "
+            f"kernel {path!r}"
+        )
+    return values

@@ -1,0 +1,57 @@
+"""Optimizer slots at masked weights: zeroed, so that they cannot move the weights."""
+
+import keras
+
+# Optimizers whose update of a weight depends on that weight's own gradients and slots
+# alone (or a scalar), and is zero while these are zero. For any other the kernels stay
+# guarded. Not a matter of isinstance: a subclass may update in another way.
+_ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Lamb,
+    keras.optimizers.Lion,
+)
+
+
+def clear_slots(optimizer, masked_kernels):
+    """Zero the optimizer's memory of masked weights, and lower their guards.
+
+    Momentum, second moments, moving averages of the weights (`use_ema`) and
+    accumulated gradients are multiplied by the mask. Afterwards an element-wise
+    optimizer (SGD, the Adam family, Lion, ...) leaves the masked weights at zero by
+    itself; with any other optimizer the guards stay up, and only averages and
+    accumulated gradients are cleared, since nothing is known of its other slots.
+
+    Args:
+        optimizer: a Keras optimizer, built or not; a `LossScaleOptimizer` stands for
+            the optimizer inside it.
+        masked_kernels: iterable of `MaskedKernel`.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    elementwise = type(optimizer) in _ELEMENTWISE
+    variables = optimizer._trainable_variables if optimizer.built else []
+    index = {id(variable): i for i, variable in enumerate(variables)}
+    slots = [
+        value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, list)
+        and len(value) == len(variables)
+        and value is not variables
+        and (
+            elementwise
+            or name in ("_model_variables_moving_average", "_accumulated_gradients")
+        )
+    ]
+    for masked in masked_kernels:
+        if id(masked.kernel) in index:
+            for slot in slots:
+                variable = slot[index[id(masked.kernel)]]
+                if getattr(variable, "shape", None) == masked.kernel.shape:
+                    variable.assign(variable * masked.mask)
+        masked.guard.assign(not elementwise)

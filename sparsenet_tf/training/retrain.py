@@ -1,0 +1,79 @@
+"""`retrain_from_scratch`: train new weights on frozen masks, once per seed."""
+
+import random
+
+import keras
+import numpy as np
+
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.transform.rebuild import rebuild
+
+
+def retrain_from_scratch(
+    model, masks, x, y, seeds=(0, 1, 2), scale_to_fan_in=False, **fit_args
+):
+    """Train the architecture of `model` from new weights on frozen masks.
+
+    For each seed: `rebuild(model, masks, seed)`, compiled as `model` is with a fresh
+    optimizer, then `fit`. The seed also sets Keras' and TensorFlow's seeds, so that
+    shuffling and dropout repeat; Python's and NumPy's states are given back.
+
+    Args:
+        model: a built and compiled `keras.Model`, plain or sparsified. It is not
+            changed, and nothing of its weights is used.
+        masks: dict `{path: mask}`, as from `get_masks`.
+        x: training inputs, as for `fit`.
+        y: training targets, as for `fit`; None if `x` holds them.
+        seeds: distinct integers, one training run each.
+        scale_to_fan_in: as for `rebuild`.
+        **fit_args: for `fit` (`epochs`, `batch_size`, `validation_data`, ...).
+            Callbacks are used in each run in turn.
+
+    Returns:
+        List of `keras.callbacks.History`, one per seed; the trained model is its
+        `.model`.
+
+    Raises:
+        TypeError, ValueError: as `rebuild`; the model is not compiled, or `seeds` is
+            empty or has a seed twice.
+
+    Source: Alford et al., section II.A: the pruned network "is then used as a sparse
+    network structure for a new network, which is trained with new weights".
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model.compile("sgd", "mse")
+    >>> masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.75))
+    >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 5), "float32")
+    >>> histories = retrain_from_scratch(model, masks, x, y, seeds=(0, 1), verbose=0)
+    >>> [int(np.count_nonzero(h.model.layers[0].kernel)) for h in histories]
+    [5, 5]
+    """
+    seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"`seeds` must be distinct integers. Received: {seeds!r}")
+    if not getattr(model, "compiled", True):
+        raise ValueError(
+            f"`model` must be compiled, with the optimizer, loss and metrics to train "
+            f"with. Received: model {model.name!r}, not compiled"
+        )
+    # All are built before any is trained: bad masks should not cost a training run.
+    models = [rebuild(model, masks, seed, scale_to_fan_in) for seed in seeds]
+    return [
+        _train(new, x, y, seed, fit_args)
+        for new, seed in zip(models, seeds, strict=True)
+    ]
+
+
+def _train(model, x, y, seed, fit_args):
+    # The optimizer is new: nothing in it can move a masked weight.
+    clear_slots(model.optimizer, masked_kernels(model).values())
+    python, numpy = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        return model.fit(x, y, **fit_args)
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

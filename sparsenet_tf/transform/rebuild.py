@@ -1,0 +1,168 @@
+"""`rebuild`: the same architecture with new weights on frozen masks."""
+
+import contextlib
+import random
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.replace import clone_layer, is_copyable, replace_layers
+from sparsenet_tf.layers.sparsify import check_masks, sparsify
+from sparsenet_tf.layers.units import unit_axes
+from sparsenet_tf.transform.strip import unwrap
+
+
+def rebuild(model, masks, seed, scale_to_fan_in=False):
+    """Return a new model of the same architecture, freshly initialized, on `masks`.
+
+    The layers' own initializers draw the new weights, from seeds derived from `seed`
+    and the layers' paths, also where an initializer was given a fixed seed (it would
+    draw the same weights again). Python's and NumPy's global random states are left as
+    they were. Nothing of the old weights is used.
+
+    Args:
+        model: a built `keras.Model`, plain or sparsified. A subclassed one must
+            implement `get_config`, because it is rebuilt from that.
+        masks: dict `{path: mask}`, as from `get_masks`; kernels that are not in it
+            stay dense.
+        seed: integer, 0 or more. The same seed gives the same weights.
+        scale_to_fan_in: multiply the kept weights of each output unit by
+            `sqrt(fan_in / kept)`, where `kept` of its `fan_in` connections are kept,
+            so that variance-scaling initializers fit the sparse network's fan-in
+            (Evci et al., "Gradient Flow in Sparse Neural Networks and How Lottery
+            Tickets Win", arXiv 2010.03533, section 3.1).
+
+    Returns:
+        The sparsified model, compiled as `model` was, with a fresh optimizer.
+
+    Raises:
+        TypeError: `model` is no Keras model, `masks` no dict, or `seed` no integer.
+        ValueError: the model is not built or cannot be rebuilt, a path names no
+            kernel, or a mask does not fit its kernel.
+
+    Source: "only the masks are kept; fresh weights": Alford et al., section II.A.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.75))
+    >>> new = rebuild(model, masks, seed=1)
+    >>> int(np.count_nonzero(new.layers[0].kernel))
+    5
+    """
+    tree.check_model(model)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"`seed` must be an integer. Received: {seed!r}")
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or more. Received: {seed}")
+    if not model.built:
+        raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
+    old_kernels = tree.kernels(model)
+    masks = check_masks(old_kernels, masks, model.name)
+    with _seeded(int(seed)):
+        new = _fresh(model, int(seed))
+    # A subclassed model's layers may get other automatic names: go by order.
+    new_paths = dict(zip(old_kernels, tree.kernels(new), strict=True))
+    new = sparsify(new, {new_paths[path]: mask for path, mask in masks.items()})
+    if scale_to_fan_in:
+        owners = tree.kernel_owners(new)
+        for path, masked in masked_kernels(new).items():
+            _scale_to_fan_in(owners[path][0], masked)
+    if model.compiled and not new.compiled:
+        new.compile_from_config(model.get_compile_config())
+    return new
+
+
+def _fresh(model, seed):
+    """A plain model of the same architecture with new weights."""
+    if is_copyable(model):
+        return replace_layers(
+            model,
+            lambda path, layer: layer,
+            clone=lambda path, layer: _clone_reseeded(path, unwrap(layer), seed),
+            weights=False,
+        )
+    try:
+        new = type(model).from_config(_reseed(model.get_config(), f"{seed}"))
+        _build_like(model, new)
+    except Exception as error:
+        raise ValueError(
+            f"`model` must rebuild itself from its config. Received: model "
+            f"{model.name!r} of class {type(model).__name__}, whose "
+            f"`from_config(get_config())` failed ({type(error).__name__}: {error})"
+        ) from error
+    if len(tree.kernels(new)) != len(tree.kernels(model)):
+        raise ValueError(
+            f"`model` must be built by its `build` or `build_from_config`. Received: "
+            f"model {model.name!r} of class {type(model).__name__}, which has "
+            f"{len(tree.kernels(model))} kernels, and {len(tree.kernels(new))} when "
+            "rebuilt from its config"
+        )
+    return new
+
+
+def _build_like(model, new):
+    """Build each layer of `new` as its counterpart in `model` was built."""
+    pairs = [(model, new), *zip(_layers(model), _layers(new), strict=True)]
+    for old, fresh in pairs:
+        config = old.get_build_config() if old.built else None
+        if config and not fresh.built:
+            fresh.build_from_config(config)
+    new.built = True
+
+
+def _layers(model):
+    return [layer for _, layer in tree.walk(model) if not tree.is_masked(layer)]
+
+
+def _clone_reseeded(path, layer, seed):
+    if isinstance(layer, keras.Model):
+        return clone_layer(path, layer)
+    return type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
+
+
+def _reseed(config, place):
+    """Copy a config with each "seed" in it drawn anew from `place`, a unique string."""
+    if isinstance(config, dict):
+        return {
+            key: zlib.crc32(place.encode())
+            if key == "seed" and (value is None or isinstance(value, int))
+            else _reseed(value, f"{place}/{key}")
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        items = [_reseed(item, f"{place}/{i}") for i, item in enumerate(config)]
+        return type(config)(items) if type(config) in (list, tuple) else config
+    return config
+
+
+@contextlib.contextmanager
+def _seeded(seed):
+    """Seed Python's and NumPy's generators, and give them back as they were.
+
+    Keras draws the seed of an initializer that has none from Python's.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _scale_to_fan_in(owner, masked):
+    if masked.kernel.name == "embeddings":  # a lookup: each row is all of an input
+        return
+    mask = masked.mask_value()
+    _, output_axes = unit_axes(owner, masked.kernel)
+    summed = tuple(axis for axis in range(mask.ndim) if axis not in output_axes)
+    kept = mask.sum(axis=summed, keepdims=True)
+    fan_in = np.prod([mask.shape[axis] for axis in summed])
+    scale = np.sqrt(fan_in / np.maximum(kept, 1)).astype("float32")
+    masked.kernel.assign(masked.kernel * ops.cast(scale, masked.kernel.dtype))

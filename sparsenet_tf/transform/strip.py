@@ -1,0 +1,44 @@
+"""`strip`: back to a plain Keras model."""
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.replace import clone_layer, replace_layers
+
+
+def strip(model):
+    """Return the model without masks: plain Keras layers, zeros kept.
+
+    The result needs nothing of this package to be saved, loaded and run. Trained
+    further, its zeros do not stay. A Sequential or functional model is copied, and
+    compiled as it was with a fresh optimizer; a subclassed model is changed in place.
+
+    Args:
+        model: a sparsified `keras.Model`. One without masks comes back as a copy (or
+            itself, if subclassed).
+
+    Raises:
+        TypeError: `model` is no Keras model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> plain = strip(stf.pruning.prune_one_shot(model, 0.75))
+    >>> type(plain.layers[0]).__name__, int(np.count_nonzero(plain.layers[0].kernel))
+    ('Dense', 5)
+    """
+    return replace_layers(
+        model,
+        _release,
+        clone=lambda path, layer: clone_layer(path, unwrap(layer)),
+    )
+
+
+def unwrap(layer):
+    """The layer inside a `Masked` wrapper; any other as it is."""
+    return layer.layer if tree.is_masked(layer) else layer
+
+
+def _release(path, layer):
+    if tree.is_masked(layer):
+        for masked in layer.kernels.values():
+            masked.release()
+    return unwrap(layer)

@@ -1,0 +1,178 @@
+"""`summary`: what is left of each kernel."""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.units import unit_axes
+
+_COLUMNS = (
+    "kernel", "shape", "weights", "nonzeros", "sparsity", "dead in", "dead out",
+    "bytes", "compressed",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSummary:
+    """One kernel of a model.
+
+    Attributes:
+        path: where it is, as in `get_masks`.
+        shape: its shape.
+        size: number of weights.
+        nonzeros: how many of them are not zero.
+        sparsity: `1 - nonzeros / size`.
+        dead_inputs: input units without any connection left in this kernel.
+        dead_outputs: output units without any connection left in this kernel.
+        bytes: of all its weights.
+        compressed_bytes: of its nonzeros, plus one bit a weight that says where they
+            are.
+        masked: whether it has a mask.
+    """
+
+    path: str
+    shape: tuple
+    size: int
+    nonzeros: int
+    sparsity: float
+    dead_inputs: int
+    dead_outputs: int
+    bytes: int
+    compressed_bytes: int
+    masked: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A model's kernels; `str()` of it is a table.
+
+    Attributes:
+        kernels: tuple of `KernelSummary`.
+        other_bytes: of the weights that are no kernels (biases, normalization, ...),
+            masks not counted.
+    """
+
+    kernels: tuple
+    other_bytes: int
+
+    @property
+    def nonzeros(self):
+        """Nonzero weights in all kernels."""
+        return sum(k.nonzeros for k in self.kernels)
+
+    @property
+    def sparsity(self):
+        """Share of zeros in all kernels together."""
+        return 1.0 - self.nonzeros / max(1, sum(k.size for k in self.kernels))
+
+    @property
+    def bytes(self):
+        """Of all weights, dense."""
+        return self.other_bytes + sum(k.bytes for k in self.kernels)
+
+    @property
+    def compressed_bytes(self):
+        """Of all weights, kernels compressed."""
+        return self.other_bytes + sum(k.compressed_bytes for k in self.kernels)
+
+    def __str__(self):
+        rows = [_COLUMNS, *map(_cells, self.kernels), self._total()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                [row[0].ljust(widths[0])]
+                + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+            )
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _total(self):
+        return (
+            "total (with biases etc.)", "", f"{sum(k.size for k in self.kernels):,}",
+            f"{self.nonzeros:,}", f"{self.sparsity:.2%}",
+            f"{sum(k.dead_inputs for k in self.kernels):,}",
+            f"{sum(k.dead_outputs for k in self.kernels):,}",
+            f"{self.bytes:,}", f"{self.compressed_bytes:,}",
+        )  # fmt: skip
+
+
+def summary(model, print_fn=print):
+    """Print a table of a model's kernels and what is left of them, and return it.
+
+    For each kernel: path, shape, weights, nonzeros, sparsity, dead input and output
+    units (those without a connection left in it), bytes, and bytes when only the
+    nonzeros are kept with one bit a weight for their places. A "*" marks kernels
+    without a mask. The last line adds them up, with all other weights in the bytes.
+
+    Args:
+        model: a built `keras.Model`, plain or sparsified.
+        print_fn: called with the table; `None` prints nothing.
+
+    Returns:
+        A `Summary`, whose `kernels` are the rows.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: it is not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="out")])
+    >>> table = summary(stf.pruning.prune_one_shot(model, 0.75), print_fn=None)
+    >>> table.kernels[0].nonzeros, table.kernels[0].bytes, table.sparsity
+    (5, 80, 0.75)
+    """
+    tree.check_model(model)
+    if not model.built:
+        raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
+    masked = masked_kernels(model)
+    owners = tree.kernel_owners(model)
+    rows = tuple(
+        _summarize(path, layer, kernel, path in masked)
+        for path, (layer, kernel) in owners.items()
+    )
+    kernels = {id(kernel) for _, kernel in owners.values()}
+    masks = {id(m.mask) for m in masked.values()}
+    other = [v for v in model.weights if id(v) not in kernels | masks]
+    table = Summary(rows, sum(ops.convert_to_numpy(v).nbytes for v in other))
+    if print_fn is not None:
+        print_fn(str(table))
+    return table
+
+
+def _summarize(path, layer, kernel, masked):
+    values = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
+    alive = values != 0
+    inputs, outputs = unit_axes(layer, kernel)
+    nonzeros = int(np.count_nonzero(alive))
+    return KernelSummary(
+        path=path,
+        shape=tuple(values.shape),
+        size=values.size,
+        nonzeros=nonzeros,
+        sparsity=1.0 - nonzeros / values.size,
+        dead_inputs=_dead(alive, inputs),
+        dead_outputs=_dead(alive, outputs),
+        bytes=values.nbytes,
+        compressed_bytes=nonzeros * values.itemsize + (values.size + 7) // 8,
+        masked=masked,
+    )
+
+
+def _dead(alive, unit_axes):
+    others = tuple(axis for axis in range(alive.ndim) if axis not in unit_axes)
+    return int(np.count_nonzero(~alive.any(axis=others)))
+
+
+def _cells(kernel):
+    return (
+        kernel.path + ("" if kernel.masked else " *"),
+        "x".join(map(str, kernel.shape)), f"{kernel.size:,}", f"{kernel.nonzeros:,}",
+        f"{kernel.sparsity:.2%}", f"{kernel.dead_inputs:,}",
+        f"{kernel.dead_outputs:,}", f"{kernel.bytes:,}", f"{kernel.compressed_bytes:,}",
+    )  # fmt: skip
