@@ -137,7 +137,9 @@ class RegularizeKept(keras.regularizers.Regularizer):
         self.masked, self.regularizer = masked, regularizer
 
     def __call__(self, x):
-        return self.regularizer(ops.multiply(x, self.masked.mask.value))
+        # Selected: a regularizer may have no finite gradient at an empty row.
+        keep = ops.cast(self.masked.mask.value, "bool")
+        return self.regularizer(ops.where(keep, x, ops.zeros_like(x)))
 
 
 def is_flat_at_zero(regularizer):

@@ -152,4 +152,23 @@ def _exchange(value, new_layers):
 
 def clone_layer(path, layer):
     """A new layer, not built, from the config of `layer`."""
-    return type(layer).from_config(layer.get_config())
+    with keras.saving.custom_object_scope(own_objects(layer)):
+        return type(layer).from_config(layer.get_config())
+
+
+def own_objects(layer):
+    """Return `{name: object}` of the user's classes and functions in `layer`.
+
+    Keras finds those again in a config only if they are registered; the objects at
+    hand show what they are.
+    """
+    found = {}
+    for part in [layer, *(part for _, part in tree.walk(layer))]:
+        for value in [part, *vars(part).values()]:
+            name = getattr(value, "__name__", None) if callable(value) else None
+            if hasattr(value, "get_config"):
+                value = type(value)
+                name = value.__name__
+            if name and not value.__module__.startswith(("keras.", "sparsenet_tf.")):
+                found[name] = value
+    return found

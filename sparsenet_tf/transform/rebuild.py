@@ -10,7 +10,12 @@ from keras import ops
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.layers.replace import clone_layer, is_copyable, replace_layers
+from sparsenet_tf.layers.replace import (
+    clone_layer,
+    is_copyable,
+    own_objects,
+    replace_layers,
+)
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.transform.strip import unwrap
@@ -122,7 +127,8 @@ def _layers(model):
 def _clone_reseeded(path, layer, seed):
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
-    return type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
+    with keras.saving.custom_object_scope(own_objects(layer)):
+        return type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
 
 
 def _reseed(config, place):
