@@ -64,13 +64,14 @@ def decode_mask(encoded):
     expected = (size + 7) // 8
     try:
         compressed = base64.b64decode(encoded["bits"], validate=True)
-        bits = zlib.decompressobj().decompress(compressed, expected + 1)
+        inflate = zlib.decompressobj()
+        bits = inflate.decompress(compressed, expected + 1)
     except (ValueError, zlib.error) as error:
         raise ValueError(f"`mask` in the config is damaged: {error}") from error
-    if len(bits) != expected:
+    if len(bits) != expected or not inflate.eof:
         raise ValueError(
             f"`mask` in the config must hold {size} bits for shape {shape}. "
-            f"Received: {len(bits)} bytes"
+            f"Received: {len(bits)} bytes" + ("" if inflate.eof else ", cut off")
         )
     bits = np.frombuffer(bits, np.uint8)
     return np.unpackbits(bits, count=size).reshape(shape).astype(bool)

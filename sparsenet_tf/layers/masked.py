@@ -138,6 +138,7 @@ class Masked(keras.layers.Wrapper):
             autocast=False,
             name=f"{name.replace('/', '_')}_mask",
         )
+        setattr(self, mask.name, mask)  # TensorFlow checkpoints go by attributes
         masked = MaskedKernel(kernel, mask)
         masked.constrain(values)
         return masked
@@ -192,6 +193,8 @@ class Masked(keras.layers.Wrapper):
     def get_config(self):
         """The layer's config, and the masks that have zeros, packed into text."""
         config = super().get_config()
+        # The layer is built by `build_from_config` or by its first call: see there.
+        config["layer"].pop("build_config", None)
         if self.exclude:
             config["exclude"] = list(self.exclude)
         masks = {n: encode_mask(m) for n, m in self.masks.items() if not m.all()}
@@ -212,8 +215,12 @@ class Masked(keras.layers.Wrapper):
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config):
-        """Build the layer as it was built, then its masks."""
-        if config.get("layer") and not self.layer.built:
+        """Build the layer as it was built, then its masks.
+
+        A layer without a `build` of its own is left for its first call to build.
+        """
+        builds = not getattr(type(self.layer).build, "_is_default", False)
+        if config.get("layer") and builds and not self.layer.built:
             self.layer.build_from_config(config["layer"])
         if self.layer.built and not self.built:
             self.build()

@@ -1,0 +1,76 @@
+# Each command sets up what it needs in $(VENV), which belongs to this file, and
+# installs again only when pyproject.toml or setup.py changes.
+#
+#   make demo     prune, retrain and draw   (make demo DEMO_FLAGS="--steps=500")
+#   make test     the tests, without the slow ones
+#   make slow     the slow tests alone
+#   make lint     style and formatting
+#   make benchmark
+#   make clean    remove everything but results/
+
+# The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
+PYTHON ?= python3.12 python3.11 python3.10 python3 /usr/bin/python3
+VENV ?= .venv
+DEMO_FLAGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test slow lint benchmark clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+demo: $(VENV)/.installed-figures
+	TF_CPP_MIN_LOG_LEVEL=$${TF_CPP_MIN_LOG_LEVEL:-2} \
+	  $(VENV)/bin/python examples/prune_and_retrain.py $(DEMO_FLAGS)
+
+test: $(VENV)/.installed-tests
+	$(VENV)/bin/python -m pytest
+
+slow: $(VENV)/.installed-tests
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.installed-tests
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+
+benchmark: $(VENV)/.installed-tests
+	$(VENV)/bin/python benchmarks/pruning_overhead.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A command on the path may be a stub that fails to run, and Debian ships Python
+# without ensurepip, so each candidate is run before it is taken.
+$(VENV)/.created:
+	@found=; lacking=; \
+	for python in $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	    >/dev/null 2>&1 || continue; \
+	  if $$python -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+	    found=$$python; break; \
+	  fi; \
+	  lacking="$$lacking $$python"; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$lacking" ]; then \
+	  echo "error:$$lacking cannot create virtual environments." \
+	    "On Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; \
+	elif [ -z "$$found" ]; then \
+	  echo "error: no Python 3.10, 3.11 or 3.12 found among: $(PYTHON)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$found"; \
+	$$found -m venv --clear $(VENV)
+	@touch $@
+
+# One stamp for each extra, written only once pip has succeeded.
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py
+	@echo "Installing sparsenet_tf[$*] into $(VENV); the first time takes minutes"
+	@$(VENV)/bin/python -m pip install -q -e '.[$*]'
+	@touch $@
