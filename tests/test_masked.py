@@ -136,11 +136,14 @@ def test_masks_each_kernel_and_trains_as_zero(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_ones_change_nothing_to_the_last_bit(name):
     make, shape, _ = LAYERS[name]
-    plain = keras.Sequential([keras.Input(shape), make()])
+    first, plain = (keras.Sequential([keras.Input(shape), make()]) for _ in range(2))
     masked = keras.Sequential([keras.Input(shape), Masked(make())])
-    stf.layers.replace.copy_weights(plain, masked)
+    stf.layers.replace.copy_weights(first, plain)
+    stf.layers.replace.copy_weights(first, masked)
     x, y = _example(plain, shape)
     np.testing.assert_array_equal(plain(x), masked(x))
+    # The first model that a process trains can differ from its twins in a last bit.
+    _fit(first, x, y)
     _fit(plain, x, y)
     _fit(masked, x, y)
     new = stf.layers.replace.plain_weights(masked)
@@ -242,7 +245,8 @@ def test_wrapper_is_the_layer_to_its_users():
         _ = wrapper.no_such_thing
     wrapper.build((None, 3))
     assert wrapper.kernel is wrapper.layer.kernel
-    assert not wrapper.masks["kernel"].flags.writeable or wrapper.masks is not None
+    wrapper.masks["kernel"][:] = False  # a copy
+    assert wrapper.masks["kernel"].all()
 
 
 def test_forwards_training_and_other_arguments():
@@ -294,8 +298,7 @@ def test_given_mask_when_fit_builds_the_model():
     np.testing.assert_array_equal(model.out.kernel.numpy() != 0, mask == 1)
 
 
-@pytest.mark.parametrize("masked_in_save", [True, False])
-def test_savedmodel_export(tmp_path, masked_in_save):
+def test_savedmodel_export(tmp_path):
     model = keras.Sequential([keras.Input((4,)), Masked(L.Dense(3))])
     model.layers[0].set_masks(np.arange(12).reshape(4, 3) % 2)
     x = np.ones((2, 4), "float32")

@@ -211,18 +211,16 @@ class Masked(keras.layers.Wrapper):
         return super().from_config(config, custom_objects=custom_objects)
 
     def get_build_config(self):
-        """What the wrapped layer needs to build itself when it is loaded."""
+        """What the layer needs to build itself; None if only a call can build it."""
+        if getattr(type(self.layer).build, "_is_default", False):
+            return None
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config):
-        """Build the layer as it was built, then its masks.
-
-        A layer without a `build` of its own is left for its first call to build.
-        """
-        builds = not getattr(type(self.layer).build, "_is_default", False)
-        if config.get("layer") and builds and not self.layer.built:
+        """Build the layer as it was built, then its masks."""
+        if not self.layer.built:
             self.layer.build_from_config(config["layer"])
-        if self.layer.built and not self.built:
+        if not self.built:
             self.build()
 
     def save_own_variables(self, store):

@@ -51,7 +51,7 @@ class MaskedKernel:
 
     def mask_value(self):
         """The mask as a boolean NumPy array."""
-        return ops.convert_to_numpy(self.mask) != 0
+        return ops.convert_to_numpy(ops.convert_to_tensor(self.mask)) != 0
 
     def set_mask(self, values):
         """Assign a boolean array as the mask, zero the kernel there, raise the guard.

@@ -30,7 +30,12 @@ def replace_layers(model, replace, clone=None, weights=True):
     tree.check_model(model)
     clone = clone or clone_layer
     if not is_copyable(model):
-        return _replace_in_place(model, replace, clone, "")
+        before = {id(v) for v in model.trainable_variables}
+        _replace_in_place(model, replace, clone, "")
+        # An optimizer refuses variables that it was not built with.
+        if model.compiled and {id(v) for v in model.trainable_variables} != before:
+            model.compile_from_config(model.get_compile_config())
+        return model
     new = _copy(model, replace, clone, "", {})
     if weights:
         copy_weights(model, new)

@@ -12,8 +12,8 @@ def sparsify(model, masks=None, exclude=()):
     A Sequential or functional model (nested ones too) is copied, weights included, and
     left as it is; a subclassed model is changed in place and returned. Layer names
     stay, so `model.get_layer(name)` works as before and returns the wrapper, which
-    has the layer's attributes. The copy is compiled as the original was, with a fresh
-    optimizer.
+    has the layer's attributes. A copy is compiled as the original was, with a fresh
+    optimizer; so is a subclassed model in which nested models had to be copied.
 
     Args:
         model: a `keras.Model`, built or not.

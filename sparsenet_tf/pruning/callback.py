@@ -120,7 +120,7 @@ class PruningCallback(keras.callbacks.Callback):
     def _step(self):
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return int(ops.convert_to_numpy(optimizer.iterations))
+        return int(ops.convert_to_tensor(optimizer.iterations))
 
     def _prune_if_due(self):
         due = self.schedule.last_update(self._step())

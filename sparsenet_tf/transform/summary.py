@@ -139,7 +139,7 @@ def summary(model, print_fn=print):
     kernels = {id(kernel) for _, kernel in owners.values()}
     masks = {id(m.mask) for m in masked.values()}
     other = [v for v in model.weights if id(v) not in kernels | masks]
-    table = Summary(rows, sum(ops.convert_to_numpy(v).nbytes for v in other))
+    table = Summary(rows, sum(map(_bytes, other)))
     if print_fn is not None:
         print_fn(str(table))
     return table
@@ -162,6 +162,10 @@ def _summarize(path, layer, kernel, masked):
         compressed_bytes=nonzeros * values.itemsize + (values.size + 7) // 8,
         masked=masked,
     )
+
+
+def _bytes(variable):
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable)).nbytes
 
 
 def _dead(alive, unit_axes):
