@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
@@ -53,13 +54,26 @@ class MaskedKernel:
         """The mask as a boolean NumPy array."""
         return ops.convert_to_numpy(ops.convert_to_tensor(self.mask)) != 0
 
-    def set_mask(self, values):
+    def kernel_value(self):
+        """The kernel as a NumPy array."""
+        return ops.convert_to_numpy(ops.convert_to_tensor(self.kernel))
+
+    def set_mask(self, mask, value=None):
         """Assign a boolean array as the mask, zero the kernel there, raise the guard.
 
-        The kernel is selected, not multiplied, so that a NaN is masked as well.
+        Args:
+            mask: boolean NumPy array.
+            value: the kernel's value, if it is known and finite. By default it is
+                read, and selected rather than multiplied, so that NaN is masked too.
         """
-        self.mask.assign(values.astype("float32"))
-        self.kernel.assign(ops.where(values, self.kernel, 0))
+        # In NumPy, in few transfers: this runs every few steps of a training run.
+        if value is None:
+            value = self.kernel_value()
+            value = np.where(mask, value, np.zeros((), value.dtype))
+        else:
+            value = value * mask
+        self.kernel.assign(value)
+        self.mask.assign(mask.astype(value.dtype))
         self.guard.assign(True)
 
     def gradient_masked(self):

@@ -126,7 +126,8 @@ class PruningCallback(keras.callbacks.Callback):
         due = self.schedule.last_update(self._step())
         if due is None or due == self._updated_at:
             return
-        prune_kernels(self._kernels, self.schedule(due), self.criterion, self.scope)
+        self._sparsity = prune_kernels(
+            self._kernels, self.schedule(due), self.criterion, self.scope
+        )
         clear_slots(self.model.optimizer, self._kernels.values())
         self._updated_at = due
-        self._sparsity = sparsity_of(self._kernels)

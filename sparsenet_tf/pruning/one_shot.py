@@ -80,19 +80,23 @@ def prune_one_shot(
 def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
     """Update the masks of `{path: MaskedKernel}`; all are computed before any is set.
 
+    Returns:
+        Share of zeros in all these masks together.
+
     Raises:
         ValueError: a kernel or its scores have NaN or infinity, or another shape.
     """
-    scores, masks = [], []
+    values, scores, masks = [], [], []
     for path, masked in kernels.items():
-        values = _finite_values(path, masked.kernel)
-        score = np.asarray(criterion(values))
-        if score.shape != values.shape or not np.isfinite(score).all():
+        value = _finite_values(path, masked.kernel)
+        score = np.asarray(criterion(value))
+        if score.shape != value.shape or not np.isfinite(score).all():
             raise ValueError(
-                f"`criterion` must return finite scores of shape {values.shape} for "
+                f"`criterion` must return finite scores of shape {value.shape} for "
                 f"kernel {path!r}. Received: shape {score.shape}, "
                 f"{np.count_nonzero(~np.isfinite(score))} of them not finite"
             )
+        values.append(value)
         scores.append(score)
         masks.append(masked.mask_value())
     if scope == "global":
@@ -102,14 +106,23 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
             select_masks([score], sparsity, [mask])[0]
             for score, mask in zip(scores, masks, strict=True)
         ]
-    for (path, masked), old, new in zip(kernels.items(), masks, new_masks, strict=True):
-        if not new.any() and old.any():
-            warnings.warn(
-                f"Pruning left no weight in kernel {path!r}: nothing passes through "
-                "that layer any more. Exclude it, prune less, or use scope='layer'.",
-                stacklevel=2,
-            )
-        masked.set_mask(new)
+    collapsed = [
+        path
+        for path, old, new in zip(kernels, masks, new_masks, strict=True)
+        if old.any() and not new.any()
+    ]
+    for masked, value, old, new in zip(
+        kernels.values(), values, masks, new_masks, strict=True
+    ):
+        if not np.array_equal(new, old):
+            masked.set_mask(new, value)
+    if collapsed:
+        warnings.warn(
+            f"Pruning left no weight in {collapsed}: nothing passes through such a "
+            "layer any more. Exclude it, prune less, or use scope='layer'.",
+            stacklevel=2,
+        )
+    return _share_of_zeros(new_masks)
 
 
 def prunable_kernels(model, exclude=()):
@@ -133,7 +146,10 @@ def prunable_kernels(model, exclude=()):
 
 def sparsity_of(kernels):
     """Share of zeros in the masks of `{path: MaskedKernel}`, 0.0 when all are kept."""
-    masks = [masked.mask_value() for masked in kernels.values()]
+    return _share_of_zeros([masked.mask_value() for masked in kernels.values()])
+
+
+def _share_of_zeros(masks):
     kept = sum(int(np.count_nonzero(mask)) for mask in masks)
     return 1.0 - kept / sum(mask.size for mask in masks)
 

@@ -58,22 +58,26 @@ def select_masks(scores, sparsity, masks=None):
     """
     sparsity = check_sparsity(sparsity)
     scores = [_check_scores(s) for s in scores]
+    if not scores:
+        raise ValueError("`scores` must have at least one array. Received: []")
     if masks is None:
         masks = [np.ones(s.shape, bool) for s in scores]
     _check_masks(masks, scores)
 
     flat = scores[0].ravel() if len(scores) == 1 else _concatenate(scores)
-    kept = masks[0].ravel().copy() if len(masks) == 1 else _concatenate(masks)
+    alive = masks[0].ravel() if len(masks) == 1 else _concatenate(masks)
     target = min(round(sparsity * flat.size), flat.size - 1)
-    alive = np.flatnonzero(kept)
-    to_prune = target - (flat.size - alive.size)
+    # By positions, which NumPy gathers faster than it indexes by a random mask.
+    positions = np.flatnonzero(alive)
+    to_prune = target - (flat.size - positions.size)
+    kept = alive.copy()
     if to_prune > 0:
-        candidates = flat[alive]
+        candidates = flat[positions]
         threshold = np.partition(candidates, to_prune - 1)[to_prune - 1]
-        below = candidates < threshold
+        goes = candidates < threshold
         ties = np.flatnonzero(candidates == threshold)
-        below[ties[ties.size - (to_prune - np.count_nonzero(below)) :]] = True
-        kept[alive[below]] = False
+        goes[ties[ties.size - (to_prune - np.count_nonzero(goes)) :]] = True
+        kept[positions[np.flatnonzero(goes)]] = False
     pieces = np.split(kept, np.cumsum([s.size for s in scores])[:-1])
     return [p.reshape(s.shape) for p, s in zip(pieces, scores, strict=True)]
 
