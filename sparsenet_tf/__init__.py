@@ -1,5 +1,6 @@
 """Sparse neural networks that are practical to train, in TensorFlow and Keras 3."""
 
+from sparsenet_tf import interop as interop
 from sparsenet_tf import layers as layers
 from sparsenet_tf import pruning as pruning
 from sparsenet_tf import topology as topology

@@ -149,7 +149,8 @@ def test_resumes_from_a_saved_model(stop, tmp_path):
         fit(model, stop, 24)
     assert _zeros(resumed) == [180, 90]
     for one, other in zip(
-        whole_again.get_weights() + [v.numpy() for v in whole_again.optimizer.variables],
+        whole_again.get_weights()
+        + [v.numpy() for v in whole_again.optimizer.variables],
         resumed.get_weights() + [v.numpy() for v in resumed.optimizer.variables],
         strict=True,
     ):

@@ -77,7 +77,11 @@ LAYERS = {
     "depthwise2d": (lambda: L.DepthwiseConv2D(3, depth_multiplier=2), IMAGE, 1),
     "separable1d": (lambda: L.SeparableConv1D(4, 3), SEQUENCE, 2),
     "separable2d": (lambda: L.SeparableConv2D(4, 3), IMAGE, 2),
-    "einsum": (lambda: L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"), SEQUENCE, 1),
+    "einsum": (
+        lambda: L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"),
+        SEQUENCE,
+        1,
+    ),
     "lstm": (lambda: L.LSTM(4, return_sequences=True), SEQUENCE, 2),
     "gru": (lambda: L.GRU(4), SEQUENCE, 2),
     "simple_rnn": (lambda: L.SimpleRNN(4), SEQUENCE, 2),

@@ -44,9 +44,7 @@ OPTIMIZERS = {
     "ema_overwrite": lambda: keras.optimizers.Adam(
         0.01, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3
     ),
-    "accumulation": lambda: keras.optimizers.Adam(
-        0.01, gradient_accumulation_steps=3
-    ),
+    "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
     "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(
         _sgd(momentum=0.9, use_ema=True)
     ),

@@ -12,6 +12,7 @@ Every kernel is pruned to the same sparsity, the logits' included; biases never 
 """
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -26,108 +27,77 @@ DATASETS = ("mnist_5k", "mnist", "fashion_mnist", "cifar10")
 MODELS = {"lenet_300_100": lenet_300_100, "lenet_5": lenet_5}
 DENSE = "dense"
 METHODS = ("iterative", "iterative, retrained", "one-time", "one-time, retrained")
-_TRAINED_PER_SPARSITY = 3  # all but "one-time"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """All that decides the outcome of the experiment.
 
-    Attributes:
-        dataset: one of `DATASETS`.
-        data_dir: folder of its published files, or None, as for `load`.
-        model: a key of `MODELS`.
-        sparsities: distinct numbers between 0 and 1.
-        steps: optimizer steps of each training run.
-        learning_rate: of plain SGD.
-        begin_step: first step at which iterative pruning prunes. None: 30% of
-            `steps`, as in the paper.
-        end_step: the last one, `begin_step` to `steps`. None: 75% of `steps`; the
-            rest lets the network recover from the last cut, which the paper's
-            schedule leaves no time for.
-        frequency: steps between two cuts. None: 2% of `steps`, as in the paper.
-        batch_size: examples a step.
-        seeds: distinct integers, 0 or more; one repetition of everything each.
+    The paper cut every 200 steps from step 3,000 to the last, 10,000. Here the default
+    is to begin and end earlier, with smaller cuts: at 99% it matters that there are
+    many steps between the first cut and the last, and enough after it.
 
     Raises:
-        ValueError: an attribute is out of range.
-
-    Example:
+        ValueError: an attribute is out of range; the message names it.
 
     >>> settings = Settings(steps=10_000)
     >>> settings.begin_step, settings.end_step, settings.frequency
-    (3000, 7500, 200)
+    (1000, 7000, 100)
     """
 
-    dataset: str = "mnist_5k"
-    data_dir: str | None = None
-    model: str = "lenet_300_100"
-    sparsities: tuple = (0.5, 0.75, 0.9, 0.95, 0.99)
-    steps: int = 1000
-    learning_rate: float = 0.2
-    begin_step: int | None = None
-    end_step: int | None = None
-    frequency: int | None = None
+    dataset: str = "mnist_5k"  # one of DATASETS
+    data_dir: str | None = None  # folder of its published files, as for `load`
+    model: str = "lenet_300_100"  # one of MODELS
+    sparsities: tuple = (0.5, 0.75, 0.9, 0.95, 0.99)  # distinct, between 0 and 1
+    steps: int = 1000  # optimizer steps of each training run
+    learning_rate: float = 0.1
+    momentum: float = 0.9  # 0 is the paper's plain SGD, which needs more steps
+    begin_step: int | None = None  # of pruning; None: 10% of `steps`
+    end_step: int | None = None  # of pruning, at most `steps`; None: 70% of `steps`
+    frequency: int | None = None  # steps between two cuts; None: 1% of `steps`
     batch_size: int = 100
-    seeds: tuple = (0, 1, 2)
+    seeds: tuple = (0, 1, 2)  # distinct; the whole experiment once for each
 
     def __post_init__(self):
-        _check_choice("dataset", self.dataset, DATASETS)
-        _check_choice("model", self.model, MODELS)
+        def settle(name, value):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+        _check("dataset", self.dataset, self.dataset in DATASETS, f"one of {DATASETS}")
+        _check("model", self.model, self.model in MODELS, f"one of {tuple(MODELS)}")
         _check_integer("steps", self.steps, 1)
-        _check_integer("batch_size", self.batch_size, 1)
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                "`learning_rate` must be a positive number. "
-                f"Received: {self.learning_rate!r}"
-            )
-        self._set_default("begin_step", round(0.3 * self.steps))
-        self._set_default("end_step", max(self.begin_step, round(0.75 * self.steps)))
-        self._set_default("frequency", max(1, self.steps // 50))
+        rate, momentum = self.learning_rate, self.momentum
+        _check("learning_rate", rate, 0 < rate < math.inf, "a positive number")
+        _check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
+        settle("begin_step", round(0.1 * self.steps))
         _check_integer("begin_step", self.begin_step, 0, self.steps)
+        settle("end_step", max(self.begin_step, round(0.7 * self.steps)))
         _check_integer("end_step", self.end_step, self.begin_step, self.steps)
+        settle("frequency", max(1, self.steps // 100))
         _check_integer("frequency", self.frequency, 1)
+        _check_integer("batch_size", self.batch_size, 1)
         for name in ("sparsities", "seeds"):
             values = tuple(getattr(self, name))
-            if not values or len(set(values)) < len(values):
-                raise ValueError(
-                    f"`{name}` must be distinct, and at least one. Received: {values}"
-                )
+            distinct = 0 < len(values) == len(set(values))
+            _check(name, values, distinct, "distinct and at least one")
             object.__setattr__(self, name, values)
         for sparsity in self.sparsities:
-            if not 0 < sparsity < 1:
-                raise ValueError(
-                    f"`sparsities` must be between 0 and 1. Received: {sparsity!r}"
-                )
+            _check("sparsities", sparsity, 0 < sparsity < 1, "between 0 and 1")
         for seed in self.seeds:
-            _check_integer("seeds", seed, 0, 2**32 - 1)
-
-    def _set_default(self, name, value):
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, value)
+            _check_integer("seeds", seed, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One trained or pruned network.
-
-    Attributes:
-        dataset: its name.
-        model: its name.
-        sparsity: the sparsity asked for; 0.0 for the dense network.
-        sparsity_reached: share of masked weights in all kernels together.
-        method: `DENSE` or one of `METHODS`.
-        seed: the repetition.
-        accuracy: share of the test set that is classified right.
-    """
+    """One trained or pruned network."""
 
     dataset: str
     model: str
-    sparsity: float
-    sparsity_reached: float
-    method: str
+    sparsity: float  # as asked for; 0.0 for the dense network
+    sparsity_reached: float  # share of zeros in all kernels together
+    method: str  # DENSE or one of METHODS
     seed: int
-    accuracy: float
+    accuracy: float  # share of the test set that is classified right
 
 
 def run(settings, dataset=None, progress=None):
@@ -146,113 +116,110 @@ def run(settings, dataset=None, progress=None):
 
     Raises:
         ValueError, OSError, ImportError, RuntimeError: as `load`.
-        ValueError: training diverged.
+        FloatingPointError: training diverged.
     """
     dataset = dataset or load(settings.dataset, settings.data_dir)
-    runs = 1 + _TRAINED_PER_SPARSITY * len(settings.sparsities)
-    meter = _Meter(progress, settings.steps, runs * len(settings.seeds))
+    # Per sparsity all but "one-time" are trained.
+    runs = len(settings.seeds) * (1 + 3 * len(settings.sparsities))
+    steps_before = itertools.count(0, settings.steps)
+
+    def start_run(name):
+        before = next(steps_before)
+
+        def report(step):
+            if progress:
+                progress(before + step, runs * settings.steps, name)
+
+        return report
+
     records = []
     for seed in settings.seeds:
-        repetition = _Repetition(settings, dataset, seed, meter)
-        records += repetition.run()
+        records += _Repetition(settings, dataset, seed, start_run).run()
     return records
 
 
 class _Repetition:
     """The experiment for one seed."""
 
-    def __init__(self, settings, dataset, seed, meter):
+    def __init__(self, settings, dataset, seed, start_run):
         self.settings = settings
-        self.dataset = dataset
+        self.data = dataset
         self.seed = seed
-        self.meter = meter
+        self.start_run = start_run
         self.steps_per_epoch = -(-len(dataset.x_train) // settings.batch_size)
 
     def run(self):
-        dense = self.new_model()
-        self.fit(dense, DENSE)
-        records = [self.record(dense, DENSE, 0.0)]
+        dense = self.fit(self.new_model(), DENSE)
+        records = [self.record(dense, DENSE)]
         for sparsity in self.settings.sparsities:
-            iterative = stf.sparsify(self.new_model())
-            self.fit(iterative, METHODS[0], sparsity, [self.pruning(sparsity)])
-            one_time = stf.pruning.prune_one_shot(dense, sparsity)
-            models = (
-                iterative,
-                self.retrain(iterative, METHODS[1], sparsity),
-                one_time,
-                self.retrain(one_time, METHODS[3], sparsity),
-            )
-            for model, method in zip(models, METHODS, strict=True):
+            models = self.sparse_models(dense, sparsity)
+            for method, model in zip(METHODS, models, strict=True):
                 records.append(self.record(model, method, sparsity))
         return records
 
+    def sparse_models(self, dense, sparsity):
+        s = self.settings
+        schedule = stf.pruning.PolynomialDecay(
+            0.0, sparsity, s.begin_step, s.end_step, frequency=s.frequency
+        )
+        pruning = stf.pruning.PruningCallback(schedule)
+        names = [f"{method}, sparsity {sparsity:g}" for method in METHODS]
+        iterative = self.fit(stf.sparsify(self.new_model()), names[0], [pruning])
+        one_time = stf.pruning.prune_one_shot(dense, sparsity)
+        retrained = self.retrain(iterative, names[1]), self.retrain(one_time, names[3])
+        return iterative, retrained[0], one_time, retrained[1]
+
     def new_model(self):
         s = self.settings
-        model = MODELS[s.model](
-            self.dataset.x_train.shape[1:], self.dataset.num_classes, seed=self.seed
-        )
+        shape = self.data.x_train.shape[1:]
+        model = MODELS[s.model](shape, self.data.num_classes, seed=self.seed)
         # Keras calls back only between executions: their length must divide every
         # step at which something happens, for that to happen exactly there.
         stops = (s.steps, s.begin_step, s.end_step, s.frequency)
         model.compile(
-            optimizer=keras.optimizers.SGD(s.learning_rate),
+            optimizer=keras.optimizers.SGD(s.learning_rate, s.momentum),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             steps_per_execution=math.gcd(self.steps_per_epoch, *stops),
         )
         return model
 
-    def pruning(self, sparsity):
-        s = self.settings
-        schedule = stf.pruning.PolynomialDecay(
-            0.0, sparsity, s.begin_step, s.end_step, frequency=s.frequency
-        )
-        return stf.pruning.PruningCallback(schedule)
-
-    def fit(self, model, method, sparsity=0.0, callbacks=()):
+    def fit(self, model, name, callbacks=()):
         keras.utils.set_random_seed(self.seed)
-        arguments = self.fit_arguments(method, sparsity, callbacks)
-        model.fit(self.dataset.x_train, self.dataset.y_train, **arguments)
+        model.fit(**self.fit_arguments(name, callbacks))
+        return model
 
-    def retrain(self, model, method, sparsity):
-        (history,) = stf.retrain_from_scratch(
-            model,
-            stf.get_masks(model),
-            self.dataset.x_train,
-            self.dataset.y_train,
-            seeds=self.seed,
-            **self.fit_arguments(method, sparsity),
-        )
+    def retrain(self, model, name):
+        arguments = self.fit_arguments(name)
+        masks = stf.get_masks(model)
+        [history] = stf.retrain_from_scratch(model, masks, seeds=self.seed, **arguments)
         return history.model
 
-    def fit_arguments(self, method, sparsity, callbacks=()):
-        label = f"seed {self.seed}, {method}"
-        label += f", {percent(sparsity)}" if sparsity else ""
-        last = _StopAtStep(self.settings.steps, self.meter.start(label))
+    def fit_arguments(self, name, callbacks=()):
+        report = self.start_run(f"seed {self.seed}, {name}")
         return {
+            "x": self.data.x_train,
+            "y": self.data.y_train,
             "batch_size": self.settings.batch_size,
             "epochs": -(-self.settings.steps // self.steps_per_epoch),
-            "callbacks": [*callbacks, last],
+            # The first names a divergence before pruning trips over it.
+            "callbacks": [_StopAtStep(self.settings.steps, report), *callbacks],
             "verbose": 0,
         }
 
-    def record(self, model, method, sparsity):
-        accuracy = _accuracy(model, self.dataset.x_test, self.dataset.y_test)
+    def record(self, model, method, sparsity=0.0):
         return Record(
-            dataset=self.dataset.name,
+            dataset=self.data.name,
             model=self.settings.model,
             sparsity=sparsity,
-            sparsity_reached=_sparsity(model) if sparsity else 0.0,
+            sparsity_reached=stf.summary(model, print_fn=None).sparsity,
             method=method,
             seed=self.seed,
-            accuracy=accuracy,
+            accuracy=_accuracy(model, self.data.x_test, self.data.y_test),
         )
 
 
 class _StopAtStep(keras.callbacks.Callback):
-    """Ends training at a step, also within an epoch, and reports each step on the way.
-
-    Raises a ValueError if training has diverged.
-    """
+    """Ends training at a step, also within an epoch, and reports the steps before."""
 
     def __init__(self, steps, report):
         super().__init__()
@@ -261,40 +228,13 @@ class _StopAtStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise ValueError(
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
                 f"Training diverged: the loss is {logs['loss']} at step {step}. "
                 "Lower `learning_rate`."
             )
         self.report(step)
-        if step >= self.steps:
-            self.model.stop_training = True
-
-
-class _Meter:
-    """Adds up the steps of run after run."""
-
-    def __init__(self, progress, steps, runs):
-        self.progress = progress
-        self.steps = steps
-        self.total = steps * runs
-        self.before = -steps
-
-    def start(self, label):
-        self.before += self.steps
-        before = self.before
-
-        def report(step):
-            if self.progress is not None:
-                self.progress(before + step, self.total, label)
-
-        report(0)
-        return report
-
-
-def percent(share):
-    """A share as a percentage, such as "99.5%"."""
-    return f"{100 * share:.6g}%"
+        self.model.stop_training = step >= self.steps
 
 
 def _accuracy(model, x, y, batch_size=1000):
@@ -307,24 +247,11 @@ def _accuracy(model, x, y, batch_size=1000):
     return hits / len(x)
 
 
-def _sparsity(model):
-    masks = stf.get_masks(model).values()
-    return 1 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
+def _check(name, value, right, expected):
+    if not right:
+        raise ValueError(f"`{name}` must be {expected}. Received: {value!r}")
 
 
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}"
-        )
-
-
-def _check_integer(name, value, least, most=None):
-    limits = f"{least} or more" if most is None else f"from {least} to {most}"
-    if (
-        isinstance(value, bool)
-        or not hasattr(value, "__index__")
-        or value < least
-        or (most is not None and value > most)
-    ):
-        raise ValueError(f"`{name}` must be an integer, {limits}. Received: {value!r}")
+def _check_integer(name, value, least, most=2**32 - 1):
+    right = hasattr(value, "__index__") and least <= value <= most
+    _check(name, value, right, f"an integer from {least} to {most}")

@@ -18,7 +18,6 @@ def as_mask(values, shape=None, where=None):
         ValueError: another dtype, other values than 0 and 1, or another shape.
 
     Example:
-
     >>> as_mask([[0, 1]], shape=(1, 2))
     array([[False,  True]])
     """
@@ -26,8 +25,7 @@ def as_mask(values, shape=None, where=None):
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(
-            f"`mask`{of} must hold booleans, or 0 and 1. Received: dtype "
-            f"{values.dtype}"
+            f"`mask`{of} must hold booleans, or 0 and 1. Received: dtype {values.dtype}"
         )
     if values.dtype != bool and not np.isin(values, (0, 1)).all():
         wrong = values[~np.isin(values, (0, 1))]

@@ -57,7 +57,6 @@ class Masked(keras.layers.Wrapper):
     section II.A: pruned connections "remain zero for the rest of the procedure".
 
     Example:
-
     >>> layer = Masked(keras.layers.Dense(2), mask=np.array([[1, 0], [0, 1], [1, 1]]))
     >>> layer.build((None, 3))
     >>> int(np.count_nonzero(layer.kernel)), layer.masks["kernel"].mean().round(2)
@@ -74,6 +73,7 @@ class Masked(keras.layers.Wrapper):
                 f"`layer` must not be masked already. Received: {layer.name!r}; "
                 "set its masks with `set_masks`"
             )
+
         # Keras reads the signature of `call` to route `training`, masks and shapes:
         # with the layer's own, the wrapper is called just as the layer was.
         @functools.wraps(layer.call)
@@ -259,9 +259,7 @@ def _assign_names(masks, kernels, layer_name):
     resolved = {}
     for key, values in (masks or {}).items():
         names = [
-            name
-            for name in kernels
-            if key in (None, name) or name.endswith(f"/{key}")
+            name for name in kernels if key in (None, name) or name.endswith(f"/{key}")
         ]
         exact = [name for name in names if name == key]
         if len(exact or names) != 1:

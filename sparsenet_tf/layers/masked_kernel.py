@@ -132,6 +132,7 @@ class ZeroMasked(keras.constraints.Constraint):
         self.masked, self.constraint = masked, constraint
 
     def __call__(self, w):
+        """Constrain the value of the kernel."""
         value = ops.convert_to_tensor(w)
         if self.constraint is not None:
             return self._select(self.constraint(value))
@@ -151,6 +152,7 @@ class RegularizeKept(keras.regularizers.Regularizer):
         self.masked, self.regularizer = masked, regularizer
 
     def __call__(self, x):
+        """Penalize the kept weights."""
         # Selected: a regularizer may have no finite gradient at an empty row.
         keep = ops.cast(self.masked.mask.value, "bool")
         return self.regularizer(ops.where(keep, x, ops.zeros_like(x)))
@@ -177,4 +179,5 @@ def zero_initially(kernel, values):
 
 
 def constant(values):
+    """An initializer that gives `values`."""
     return lambda shape, dtype=None: ops.convert_to_tensor(values.astype(dtype))

@@ -149,8 +149,10 @@ def _exchange(value, new_layers):
     if isinstance(value, (list, tuple)):
         items = [_exchange(item, new_layers) for item in value]
         changed = any(new is not old for new, old in zip(items, value, strict=True))
-        return type(value)(items) if changed and type(value) is tuple else (
-            items if changed else value
+        return (
+            type(value)(items)
+            if changed and type(value) is tuple
+            else (items if changed else value)
         )
     return value
 

@@ -30,7 +30,6 @@ def sparsify(model, masks=None, exclude=()):
             or a mask is wrong or names no kernel. Nothing is changed then.
 
     Example:
-
     >>> model = keras.Sequential([
     ...     keras.Input((4,)),
     ...     keras.layers.Dense(3, name="hidden"),

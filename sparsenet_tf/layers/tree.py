@@ -15,7 +15,6 @@ def walk(layer):
     sparsified copy agree on all paths.
 
     Example:
-
     >>> model = keras.Sequential([keras.layers.Dense(2, name="logits")])
     >>> [path for path, _ in walk(model)]
     ['logits']
@@ -47,7 +46,6 @@ def kernels(layer):
     tensorflow-model-optimization).
 
     Example:
-
     >>> layer = keras.layers.LSTM(4, name="lstm")
     >>> layer.build((None, 3, 2))
     >>> list(kernels(layer))
@@ -89,11 +87,15 @@ def might_have_kernels(layer):
     for that; a user's unbuilt layer might have any weights.
     """
     for part in [layer, *(part for _, part in walk(layer))]:
-        if own_kernels(part) or any(
-            word in name
-            for name in vars(part)
-            for word in ("kernel_initializer", "embeddings_initializer")
-        ) or hasattr(part, "depthwise_initializer"):
+        if (
+            own_kernels(part)
+            or any(
+                word in name
+                for name in vars(part)
+                for word in ("kernel_initializer", "embeddings_initializer")
+            )
+            or hasattr(part, "depthwise_initializer")
+        ):
             return True
         if not part.built and not type(part).__module__.startswith("keras."):
             return True

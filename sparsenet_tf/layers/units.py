@@ -13,7 +13,6 @@ def unit_axes(layer, kernel):
         kernel: its variable.
 
     Example:
-
     >>> layer = keras.layers.EinsumDense("abc,cde->abde", (None, 4, 5))
     >>> layer.build((None, 3, 2))
     >>> unit_axes(layer, layer.kernel)

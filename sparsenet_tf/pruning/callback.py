@@ -54,7 +54,6 @@ class PruningCallback(keras.callbacks.Callback):
     who update every 200 steps.
 
     Example:
-
     >>> from sparsenet_tf.layers import sparsify
     >>> from sparsenet_tf.pruning import PolynomialDecay
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])

@@ -16,7 +16,6 @@ def magnitude(weights):
     of Alford et al., section II.A.
 
     Example:
-
     >>> magnitude(np.array([-2.0, 1.0]))
     array([2., 1.])
     """

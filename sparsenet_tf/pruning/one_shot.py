@@ -48,7 +48,6 @@ def prune_one_shot(
     Source: "one-time pruning" of Alford et al., section II.A.
 
     Example:
-
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> pruned = prune_one_shot(model, 0.75)
     >>> int(np.count_nonzero(pruned.layers[0].kernel))

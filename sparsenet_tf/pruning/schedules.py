@@ -33,7 +33,6 @@ class PolynomialDecay:
     the argument names are those of tensorflow-model-optimization.
 
     Example:
-
     >>> schedule = PolynomialDecay(0.0, 0.5, begin_step=0, end_step=1000)
     >>> schedule(500), schedule.last_update(450), schedule.last_update(1500)
     (0.4375, 400, 1000)
@@ -118,7 +117,6 @@ class ConstantSparsity:
     Source: tensorflow-model-optimization's `ConstantSparsity`, with its names.
 
     Example:
-
     >>> schedule = ConstantSparsity(0.9, begin_step=100)
     >>> schedule(99), schedule(100), schedule.last_update(350)
     (0.0, 0.9, 300)
@@ -179,7 +177,6 @@ def as_schedule(schedule):
         TypeError: `schedule` is neither.
 
     Example:
-
     >>> as_schedule(ConstantSparsity(0.5, 0)).target_sparsity
     0.5
     """

@@ -27,7 +27,6 @@ def select_mask(scores, sparsity, mask=None):
             `mask` has another shape.
 
     Example:
-
     >>> select_mask(np.array([0.1, -3.0, 2.0, 0.1]), 0.5)
     array([ True, False,  True, False])
     """
@@ -52,7 +51,6 @@ def select_masks(scores, sparsity, masks=None):
         ValueError: as `select_mask`, or the lists differ in length.
 
     Example:
-
     >>> select_masks([np.array([5.0, 1.0]), np.array([2.0, 3.0])], 0.5)
     [array([ True, False]), array([False,  True])]
     """
@@ -108,9 +106,7 @@ def _check_scores(scores):
             f"`scores` must hold real numbers. Received: dtype {scores.dtype}"
         )
     if scores.size == 0:
-        raise ValueError(
-            f"`scores` must not be empty. Received: shape {scores.shape}"
-        )
+        raise ValueError(f"`scores` must not be empty. Received: shape {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError(
             f"`scores` must not contain NaN. Received: {np.isnan(scores).sum()} NaN "

@@ -42,7 +42,6 @@ def retrain_from_scratch(
     network structure for a new network, which is trained with new weights".
 
     Example:
-
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> model.compile("sgd", "mse")
     >>> masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.75))

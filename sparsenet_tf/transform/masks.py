@@ -27,7 +27,6 @@ def get_masks(model):
         ValueError: `model` has no masked kernels.
 
     Example:
-
     >>> model = stf.sparsify(
     ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
     ... )
@@ -58,7 +57,6 @@ def save_masks(path, masks):
         OSError: the file cannot be written. One that was there before is left whole.
 
     Example:
-
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "masks.npz")
     >>> save_masks(path, {"dense/kernel": np.array([[True, False]])})
@@ -144,7 +142,7 @@ def _read(archive, member):
             raise ValueError(f"array format {version}")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         size = int(np.prod(shape, dtype=object))
-        if dtype != bool or fortran:
+        if dtype.kind != "b" or fortran:
             raise ValueError(f"{member.filename} holds {dtype}, not bool")
         if size > member.file_size or member.file_size > 1100 * member.compress_size:
             raise ValueError(f"{member.filename} is cut off")

@@ -52,7 +52,6 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
     Source: "only the masks are kept; fresh weights": Alford et al., section II.A.
 
     Example:
-
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.75))
     >>> new = rebuild(model, masks, seed=1)

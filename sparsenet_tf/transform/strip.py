@@ -19,7 +19,6 @@ def strip(model):
         TypeError: `model` is no Keras model.
 
     Example:
-
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> plain = strip(stf.pruning.prune_one_shot(model, 0.75))
     >>> type(plain.layers[0]).__name__, int(np.count_nonzero(plain.layers[0].kernel))

@@ -121,7 +121,6 @@ def summary(model, print_fn=print):
         ValueError: it is not built.
 
     Example:
-
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="out")])
     >>> table = summary(stf.pruning.prune_one_shot(model, 0.75), print_fn=None)
     >>> table.kernels[0].nonzeros, table.kernels[0].bytes, table.sparsity
