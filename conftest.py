@@ -15,7 +15,7 @@ def clean_state():
     legacy_keras = os.environ.get("TF_USE_LEGACY_KERAS")
     keras.utils.set_random_seed(0)
     yield
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     if legacy_keras is None:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)

@@ -41,9 +41,9 @@ class Masked(keras.layers.Wrapper):
     Args:
         layer: a Keras layer, built or not, not yet masked. A layer of your own may
             define `get_prunable_weights()` to say which weights are its kernels.
-        mask: `None` for masks of ones; an array for a layer with one kernel; or a dict
+        mask: `None` for masks of ones; an array for a layer with one kernel; a dict
             from kernel names (keys of `masks`, or their last part if unique) to
-            arrays. Arrays have the kernel's shape and hold booleans, or 0 and 1.
+            arrays; or a list with an array or None for each kernel. Arrays have the kernel's shape and hold booleans, or 0 and 1.
         exclude: name or names of sublayers or kernels that get no mask.
         **kwargs: as for any Keras layer. `name` defaults to the layer's.
 
@@ -89,7 +89,7 @@ class Masked(keras.layers.Wrapper):
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         # A plain attribute: the dict holds records, not layers, for Keras to track.
         object.__setattr__(self, "kernels", {})
-        if mask is not None and not isinstance(mask, dict):
+        if mask is not None and not isinstance(mask, (dict, list)):
             mask = {None: as_mask(mask)}
         object.__setattr__(self, "_given_masks", mask)
         if layer.built:
@@ -197,17 +197,18 @@ class Masked(keras.layers.Wrapper):
         config["layer"].pop("build_config", None)
         if self.exclude:
             config["exclude"] = list(self.exclude)
-        masks = {n: encode_mask(m) for n, m in self.masks.items() if not m.all()}
-        if masks:
-            config["mask"] = masks
+        masks = list(self.masks.values())
+        if not all(mask.all() for mask in masks):
+            # By order, since sublayers may be named anew when the layer is remade.
+            config["mask"] = [None if m.all() else encode_mask(m) for m in masks]
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Rebuild the wrapper and its layer from `get_config`."""
         config = dict(config)
-        if config.get("mask"):
-            config["mask"] = {n: decode_mask(m) for n, m in config["mask"].items()}
+        if isinstance(config.get("mask"), list):
+            config["mask"] = [m and decode_mask(m) for m in config["mask"]]
         return super().from_config(config, custom_objects=custom_objects)
 
     def get_build_config(self):
@@ -225,13 +226,13 @@ class Masked(keras.layers.Wrapper):
 
     def save_own_variables(self, store):
         """Store the masks, one bit a connection."""
-        for name, mask in self.masks.items():
-            store[name.replace("/", "_")] = np.packbits(mask)
+        for index, mask in enumerate(self.masks.values()):
+            store[str(index)] = np.packbits(mask)
 
     def load_own_variables(self, store):
         """Load the masks that `save_own_variables` stored."""
-        for name, masked in self.kernels.items():
-            bits = np.asarray(store[name.replace("/", "_")])
+        for index, (name, masked) in enumerate(self.kernels.items()):
+            bits = np.asarray(store[str(index)])
             size = int(np.prod(masked.mask.shape))
             if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
                 raise ValueError(
@@ -257,6 +258,13 @@ def _symbolic(structure):
 def _assign_names(masks, kernels, layer_name):
     """Resolve the keys of `masks` to kernel names and check each mask."""
     resolved = {}
+    if isinstance(masks, list):
+        if len(masks) != len(kernels):
+            raise ValueError(
+                f"`mask` must have one entry for each kernel of layer {layer_name!r}, "
+                f"{list(kernels)}. Received: {len(masks)} entries"
+            )
+        masks = {n: m for n, m in zip(kernels, masks, strict=True) if m is not None}
     for key, values in (masks or {}).items():
         names = [
             name for name in kernels if key in (None, name) or name.endswith(f"/{key}")
@@ -280,10 +288,14 @@ def masked_kernels(model):
 
     The paths are those of `sparsenet_tf.layers.tree.kernels`.
     """
-    own = [("", model)] if tree.is_masked(model) else []
-    found = {}
-    for path, layer in [*own, *tree.walk(model)]:
-        if tree.is_masked(layer):
-            for name, masked in layer.kernels.items():
-                found[f"{path}/{name}" if path else name] = masked
-    return found
+    masked = {
+        id(masked.kernel): masked
+        for _, layer in tree.walk(model)
+        if tree.is_masked(layer)
+        for masked in layer.kernels.values()
+    }
+    return {
+        path: masked[id(kernel)]
+        for path, kernel in tree.kernels(model).items()
+        if id(kernel) in masked
+    }

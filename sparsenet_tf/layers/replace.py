@@ -33,14 +33,13 @@ def replace_layers(model, replace, clone=None, weights=True):
         before = {id(v) for v in model.trainable_variables}
         _replace_in_place(model, replace, clone, "")
         # An optimizer refuses variables that it was not built with.
-        if model.compiled and {id(v) for v in model.trainable_variables} != before:
-            model.compile_from_config(model.get_compile_config())
+        if {id(v) for v in model.trainable_variables} != before:
+            copy_compile(model, model)
         return model
     new = _copy(model, replace, clone, "", {})
     if weights:
         copy_weights(model, new)
-    if model.compiled and not new.compiled:
-        new.compile_from_config(model.get_compile_config())
+    copy_compile(model, new)
     return new
 
 
@@ -94,13 +93,20 @@ def _copy(model, replace, clone, prefix, cache):
             cache[id(layer)] = new
         return cache[id(layer)]
 
-    new = keras.models.clone_model(model, clone_function=make)
+    # Otherwise Keras compiles the copy, from a config that may not find what is the
+    # user's own.
+    compiled, model.compiled = model.compiled, False
+    try:
+        new = keras.models.clone_model(model, clone_function=make)
+    finally:
+        model.compiled = compiled
     if type(new) is not type(model):
         raise ValueError(
             f"`model` is a functional model of class {type(model).__name__}, which "
             "Keras cannot copy: let its `__init__` take `inputs` and `outputs` alone."
         )
     new.trainable = model.trainable
+    copy_names(model, new)
     return new
 
 
@@ -158,9 +164,51 @@ def _exchange(value, new_layers):
 
 
 def clone_layer(path, layer):
-    """A new layer, not built, from the config of `layer`."""
+    """A new layer, not built, from the config of `layer`, with the same names."""
     with keras.saving.custom_object_scope(own_objects(layer)):
-        return type(layer).from_config(layer.get_config())
+        new = type(layer).from_config(layer.get_config())
+    copy_names(layer, new)
+    return new
+
+
+def copy_names(source, target):
+    """Name the layers below `target`, and itself, as their counterparts are named.
+
+    Automatic names, and those that a config leaves out, would be new ones.
+    """
+    target.name = source.name
+    pairs = zip(_unwrapped(source), _unwrapped(target), strict=False)
+    for old, new in pairs:
+        if type(old) is type(new) and old.name != new.name:
+            new.name = old.name
+
+
+def _unwrapped(layer):
+    return [part for _, part in tree.walk(layer) if not tree.is_masked(part)]
+
+
+def copy_compile(model, new):
+    """Compile `new` as `model` is, with a fresh optimizer and fresh metrics.
+
+    The loss and the like are handed over as they are, so that they need not be
+    registered. A model with a `compile` of its own is not compiled.
+    """
+    if not model.compiled or type(model).compile is not keras.Model.compile:
+        return
+    arguments = dict(model._compile_config.config)
+    for name in ("metrics", "weighted_metrics"):
+        arguments[name] = keras.tree.map_structure(
+            lambda m: _remake(m) if isinstance(m, keras.metrics.Metric) else m,
+            arguments.get(name),
+        )
+    new.compile(**{**arguments, "optimizer": _remake(model.optimizer)})
+    if new.built:
+        new.optimizer.build(new.trainable_variables)
+
+
+def _remake(item):
+    with keras.saving.custom_object_scope(_named([item, *vars(item).values()])):
+        return type(item).from_config(item.get_config())
 
 
 def own_objects(layer):
@@ -169,13 +217,18 @@ def own_objects(layer):
     Keras finds those again in a config only if they are registered; the objects at
     hand show what they are.
     """
+    parts = [layer, *(part for _, part in tree.walk(layer))]
+    return _named([v for part in parts for v in (part, *vars(part).values())])
+
+
+def _named(values):
     found = {}
-    for part in [layer, *(part for _, part in tree.walk(layer))]:
-        for value in [part, *vars(part).values()]:
-            name = getattr(value, "__name__", None) if callable(value) else None
-            if hasattr(value, "get_config"):
-                value = type(value)
-                name = value.__name__
-            if name and not value.__module__.startswith(("keras.", "sparsenet_tf.")):
-                found[name] = value
+    for value in values:
+        name = getattr(value, "__name__", None) if callable(value) else None
+        if hasattr(value, "get_config"):
+            value = type(value)
+            name = value.__name__
+        module = getattr(value, "__module__", None) or ""
+        if name and not module.startswith(("keras.", "sparsenet_tf.")):
+            found[name] = value
     return found

@@ -53,10 +53,15 @@ def sparsify(model, masks=None, exclude=()):
             return layer
         return Masked(layer, exclude=_below(path, layer.name, exclude))
 
+    order = list(tree.kernels(model)) if masks else []
     new = replace_layers(model, wrap)
-    for path, masked in masked_kernels(new).items():
-        if masks and path in masks:
-            masked.set_mask(masks[path])
+    masked = masked_kernels(new)
+    # By order: a copy's sublayers may have other automatic names.
+    for path, new_path in zip(order, tree.kernels(new), strict=bool(masks)):
+        if path in masks:
+            if new_path not in masked:
+                raise ValueError(f"`masks` and `exclude` both name kernel {path!r}")
+            masked[new_path].set_mask(masks[path])
     return new
 
 

@@ -91,6 +91,8 @@ class PruningCallback(keras.callbacks.Callback):
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
         self._sparsity = sparsity_of(self._kernels)
+        for masked in self._kernels.values():  # whatever was assigned to them since
+            masked.set_mask(masked.mask_value())
         clear_slots(self.model.optimizer, self._kernels.values())
         self._prune_if_due()
 

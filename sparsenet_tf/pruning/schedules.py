@@ -1,6 +1,7 @@
 """When to prune and how much: pure functions of the optimizer's step."""
 
 import keras
+import numpy as np
 
 from sparsenet_tf.topology.selection import check_sparsity
 
@@ -58,9 +59,7 @@ class PolynomialDecay:
         self.begin_step = _check_step(begin_step, "begin_step", 0)
         self.end_step = _check_step(end_step, "end_step", self.begin_step)
         self.frequency = _check_step(frequency, "frequency", 1)
-        if not isinstance(power, (int, float)) or not 0 < power < float("inf"):
-            raise ValueError(f"`power` must be more than 0. Received: {power!r}")
-        self.power = power
+        self.power = _check_power(power)
 
     def __call__(self, step):
         """The sparsity at `step`; 0.0 before `begin_step`."""
@@ -125,9 +124,9 @@ class ConstantSparsity:
     def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=200):
         self.target_sparsity = check_sparsity(target_sparsity, "target_sparsity")
         self.begin_step = _check_step(begin_step, "begin_step", 0)
-        if end_step != -1:
+        self.end_step = _check_step(end_step, "end_step", -1)
+        if self.end_step != -1:
             _check_step(end_step, "end_step", self.begin_step)
-        self.end_step = end_step
         self.frequency = _check_step(frequency, "frequency", 1)
 
     @property
@@ -180,9 +179,11 @@ def as_schedule(schedule):
     >>> as_schedule(ConstantSparsity(0.5, 0)).target_sparsity
     0.5
     """
-    if callable(schedule) and hasattr(schedule, "last_update"):
+    is_object = not isinstance(schedule, type)
+    if is_object and callable(schedule) and hasattr(schedule, "last_update"):
         return schedule
-    config = schedule.get_config() if hasattr(schedule, "get_config") else {}
+    has_config = is_object and hasattr(schedule, "get_config")
+    config = schedule.get_config() if has_config else {}
     known = {cls.__name__: cls for cls in (PolynomialDecay, ConstantSparsity)}
     if config.get("class_name") in known and "config" in config:
         return known[config["class_name"]](**config["config"])
@@ -190,6 +191,16 @@ def as_schedule(schedule):
         "`schedule` must be a PolynomialDecay or ConstantSparsity (of sparsenet_tf or "
         f"of tensorflow-model-optimization). Received: {schedule!r}"
     )
+
+
+def _check_power(power):
+    if isinstance(power, bool) or not isinstance(
+        power, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"`power` must be a number. Received: {power!r}")
+    if not 0 < power < float("inf"):
+        raise ValueError(f"`power` must be more than 0. Received: {power!r}")
+    return int(power) if power == int(power) else float(power)
 
 
 def _check_step(value, name, least):

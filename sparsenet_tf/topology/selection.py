@@ -60,6 +60,7 @@ def select_masks(scores, sparsity, masks=None):
         raise ValueError("`scores` must have at least one array. Received: []")
     if masks is None:
         masks = [np.ones(s.shape, bool) for s in scores]
+    masks = [np.asarray(mask) for mask in masks]
     _check_masks(masks, scores)
 
     flat = scores[0].ravel() if len(scores) == 1 else _concatenate(scores)

@@ -50,7 +50,7 @@ def retrain_from_scratch(
     >>> [int(np.count_nonzero(h.model.layers[0].kernel)) for h in histories]
     [5, 5]
     """
-    seeds = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+    seeds = (seeds,) if hasattr(seeds, "__index__") else tuple(seeds)
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"`seeds` must be distinct integers. Received: {seeds!r}")
     if not getattr(model, "compiled", True):

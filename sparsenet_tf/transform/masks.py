@@ -1,16 +1,19 @@
 """Masks outside a model: get them, save them, load them."""
 
+import io
 import os
 import pathlib
+import struct
 import tempfile
 import zipfile
-import zlib
 
 import numpy as np
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import masked_kernels
+
+_END_RECORD = struct.Struct("<4s6xH8xH")  # of a zip: signature, entries, comment length
 
 
 def get_masks(model):
@@ -69,15 +72,17 @@ def save_masks(path, masks):
         raise ValueError("`masks` must not be empty. Received: {}")
     arrays = {}
     for name, mask in masks.items():
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"`masks` must have strings as keys. Received: {name!r}")
-        arrays[name] = as_mask(mask, where=name)
+        if not isinstance(name, str) or not 0 < len(name) < 10_000 or "\0" in name:
+            raise ValueError(
+                f"`masks` must have strings as keys, kernel paths. Received: {name!r:.200}"
+            )
+        arrays[name] = np.ascontiguousarray(as_mask(mask, where=name))
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"`path` must be in an existing folder. Received: {str(path)!r}"
         )
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".masks-")
     try:
         with os.fdopen(handle, "wb") as file:
             _write_npz(file, arrays)
@@ -103,28 +108,15 @@ def load_masks(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a file. Received: {str(path)!r}")
-    masks = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                masks[member.filename.removesuffix(".npy")] = _read(archive, member)
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        SyntaxError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            f"`path` must be a file written by `save_masks`. Received: {str(path)!r}, "
-            f"which is damaged or another kind of file ({error})"
-        ) from error
-    if not masks:
-        raise ValueError(f"`path` must hold masks. Received: {str(path)!r}, empty")
-    return masks
+    with open(path, "rb") as file:
+        try:
+            return _read_npz(file)
+        # Damage can surface as nearly anything in the readers of zip and of headers.
+        except Exception as error:
+            raise ValueError(
+                "`path` must be a file written by `save_masks`. Received: "
+                f"{str(path)!r}, which is damaged or something else ({error})"
+            ) from error
 
 
 def _write_npz(file, arrays):
@@ -135,24 +127,36 @@ def _write_npz(file, arrays):
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
+def _read_npz(file):
+    masks = {}
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        # The end record counts the entries; damage to one can swallow the next.
+        file.seek(-_END_RECORD.size, os.SEEK_END)
+        signature, count, comment = _END_RECORD.unpack(file.read())
+        if signature != b"PK\5\6" or comment or count != len(members) or not members:
+            raise ValueError(f"{len(members)} masks, where its end says {count}")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename or name in masks or member.comment:
+                raise ValueError(f"{member.filename!r} is no mask or is there twice")
+            masks[name] = _read(archive, member)
+    return masks
+
+
 def _read(archive, member):
+    # Deflate shrinks at most 1,032 times: a larger claim is damage, or an attack.
+    if member.file_size > 1100 * member.compress_size:
+        raise ValueError(f"{member.filename!r} claims {member.file_size} bytes")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"array format {version}")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        size = int(np.prod(shape, dtype=object))
-        if dtype.kind != "b" or fortran:
-            raise ValueError(f"{member.filename} holds {dtype}, not bool")
-        if size > member.file_size or member.file_size > 1100 * member.compress_size:
-            raise ValueError(f"{member.filename} is cut off")
-        data = file.read(size + 1)  # to the end, where the checksum is compared
-    if len(data) != size:
-        raise ValueError(f"{member.filename} has {len(data)} bytes, not {size}")
-    values = np.frombuffer(data, np.uint8)
-    if values.max(initial=0) > 1:
-        raise ValueError(f"{member.filename} has values other than 0 and 1")
-    return values.reshape(shape).astype(bool)
+        data = io.BytesIO(file.read())  # to the end, where the checksum is compared
+    if np.lib.format.read_magic(data) != (1, 0):
+        raise ValueError(f"{member.filename!r} is no array")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(data)
+    values = np.frombuffer(data.read(), np.uint8)
+    if dtype.kind != "b" or values.max(initial=0) > 1:
+        raise ValueError(f"{member.filename!r} holds {dtype} that are no booleans")
+    return values.reshape(shape, order="F" if fortran else "C").astype(bool)
 
 
 def _umask():

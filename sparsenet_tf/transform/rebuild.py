@@ -7,11 +7,14 @@ import zlib
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.replace import (
     clone_layer,
+    copy_compile,
+    copy_names,
     is_copyable,
     own_objects,
     replace_layers,
@@ -76,8 +79,8 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
         owners = tree.kernel_owners(new)
         for path, masked in masked_kernels(new).items():
             _scale_to_fan_in(owners[path][0], masked)
-    if model.compiled and not new.compiled:
-        new.compile_from_config(model.get_compile_config())
+    if not new.compiled:
+        copy_compile(model, new)
     return new
 
 
@@ -91,8 +94,12 @@ def _fresh(model, seed):
             weights=False,
         )
     try:
-        new = type(model).from_config(_reseed(model.get_config(), f"{seed}"))
+        with keras.saving.custom_object_scope(own_objects(model)):
+            new = type(model).from_config(_reseed(model.get_config(), f"{seed}"))
+        copy_names(model, new)  # which the seeds are derived from
+        _reseed_initializers(new, f"{seed}")
         _build_like(model, new)
+        copy_names(model, new)
     except Exception as error:
         raise ValueError(
             f"`model` must rebuild itself from its config. Received: model "
@@ -111,8 +118,10 @@ def _fresh(model, seed):
 
 def _build_like(model, new):
     """Build each layer of `new` as its counterpart in `model` was built."""
-    pairs = [(model, new), *zip(_layers(model), _layers(new), strict=True)]
-    for old, fresh in pairs:
+    config = model.get_build_config()
+    if config and not new.built:
+        new.build_from_config(config)
+    for old, fresh in zip(_layers(model), _layers(new), strict=True):
         config = old.get_build_config() if old.built else None
         if config and not fresh.built:
             fresh.build_from_config(config)
@@ -127,7 +136,19 @@ def _clone_reseeded(path, layer, seed):
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
     with keras.saving.custom_object_scope(own_objects(layer)):
-        return type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
+        new = type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
+    copy_names(layer, new)
+    _reseed_initializers(new, f"{seed}/{path}")
+    return new
+
+
+def _reseed_initializers(layer, place):
+    """Reseed the initializers that the code of `layer` made, not its config."""
+    for path, part in [("", layer), *tree.walk(layer)]:
+        for name, value in list(vars(part).items()):
+            if isinstance(value, keras.initializers.Initializer):
+                config = _reseed(value.get_config(), f"{place}/{path}/{name}")
+                setattr(part, name, type(value).from_config(config))
 
 
 def _reseed(config, place):
@@ -147,16 +168,19 @@ def _reseed(config, place):
 
 @contextlib.contextmanager
 def _seeded(seed):
-    """Seed Python's and NumPy's generators, and give them back as they were.
+    """Seed Python's, NumPy's and Keras' generators; give them back as they were.
 
     Keras draws the seed of an initializer that has none from Python's.
     """
     python, numpy = random.getstate(), np.random.get_state()
+    generator = global_state.get_global_attribute("global_seed_generator")
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    global_state.set_global_attribute("global_seed_generator", None)
     try:
         yield
     finally:
+        global_state.set_global_attribute("global_seed_generator", generator)
         random.setstate(python)
         np.random.set_state(numpy)
 

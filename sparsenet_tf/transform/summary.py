@@ -148,6 +148,10 @@ def _summarize(path, layer, kernel, masked):
     values = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
     alive = values != 0
     inputs, outputs = unit_axes(layer, kernel)
+    connections, groups = alive, getattr(layer, "groups", 1)
+    if groups > 1:  # Each group has its own inputs on the same axis of the kernel.
+        connections = alive.reshape(*alive.shape[:-1], groups, -1)
+        inputs, outputs = (alive.ndim - 2, alive.ndim - 1), (alive.ndim - 1, alive.ndim)
     nonzeros = int(np.count_nonzero(alive))
     return KernelSummary(
         path=path,
@@ -155,8 +159,8 @@ def _summarize(path, layer, kernel, masked):
         size=values.size,
         nonzeros=nonzeros,
         sparsity=1.0 - nonzeros / values.size,
-        dead_inputs=_dead(alive, inputs),
-        dead_outputs=_dead(alive, outputs),
+        dead_inputs=_dead(connections, inputs),
+        dead_outputs=_dead(connections, outputs),
         bytes=values.nbytes,
         compressed_bytes=nonzeros * values.itemsize + (values.size + 7) // 8,
         masked=masked,
