@@ -78,6 +78,8 @@ class PruningCallback(keras.callbacks.Callback):
         self.exclude = exclude
         self._kernels = {}
         self._updated_at = None
+        self._read_step, self._steps_since = 0, 0
+        self._last_batch = -1
         self._sparsity = 0.0
 
     @property
@@ -90,15 +92,26 @@ class PruningCallback(keras.callbacks.Callback):
         exclude = tree.check_names(self.model, self.exclude, "exclude")
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
+        self._own_steps = type(self.model).train_step is not keras.Model.train_step
         self._sparsity = sparsity_of(self._kernels)
         for masked in self._kernels.values():  # whatever was assigned to them since
             masked.set_mask(masked.mask_value())
         clear_slots(self.model.optimizer, self._kernels.values())
         self._prune_if_due()
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Batches are counted from 0 in each epoch."""
+        self._last_batch = -1
+
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
-        self._prune_if_due()
+        self._steps_since += batch - self._last_batch
+        self._last_batch = batch
+        # Reading the step from the device costs more than all else here. Keras' own
+        # training steps make at most one optimizer step a batch.
+        at_most = self._read_step + self._steps_since
+        if self._own_steps or self.schedule.last_update(at_most) != self._updated_at:
+            self._prune_if_due()
         if logs is not None:
             logs["sparsity"] = self._sparsity
 
@@ -124,7 +137,8 @@ class PruningCallback(keras.callbacks.Callback):
         return int(ops.convert_to_tensor(optimizer.iterations))
 
     def _prune_if_due(self):
-        due = self.schedule.last_update(self._step())
+        self._read_step, self._steps_since = self._step(), 0
+        due = self.schedule.last_update(self._read_step)
         if due is None or due == self._updated_at:
             return
         self._sparsity = prune_kernels(

@@ -66,17 +66,16 @@ def select_masks(scores, sparsity, masks=None):
     flat = scores[0].ravel() if len(scores) == 1 else _concatenate(scores)
     alive = masks[0].ravel() if len(masks) == 1 else _concatenate(masks)
     target = min(round(sparsity * flat.size), flat.size - 1)
-    # By positions, which NumPy gathers faster than it indexes by a random mask.
-    positions = np.flatnonzero(alive)
-    to_prune = target - (flat.size - positions.size)
+    count = np.count_nonzero(alive)
+    to_prune = target - (flat.size - count)
     kept = alive.copy()
     if to_prune > 0:
-        candidates = flat[positions]
+        # By positions: NumPy gathers by them faster than by a random mask.
+        candidates = flat if count == flat.size else flat[np.flatnonzero(alive)]
         threshold = np.partition(candidates, to_prune - 1)[to_prune - 1]
-        goes = candidates < threshold
-        ties = np.flatnonzero(candidates == threshold)
-        goes[ties[ties.size - (to_prune - np.count_nonzero(goes)) :]] = True
-        kept[positions[np.flatnonzero(goes)]] = False
+        kept &= flat > threshold
+        ties = np.flatnonzero(alive & (flat == threshold))
+        kept[ties[: count - to_prune - np.count_nonzero(kept)]] = True
     pieces = np.split(kept, np.cumsum([s.size for s in scores])[:-1])
     return [p.reshape(s.shape) for p, s in zip(pieces, scores, strict=True)]
 

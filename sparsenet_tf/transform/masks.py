@@ -154,8 +154,11 @@ def _read(archive, member):
         raise ValueError(f"{member.filename!r} is no array")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(data)
     values = np.frombuffer(data.read(), np.uint8)
+    size = int(np.prod(shape, dtype=object))
     if dtype.kind != "b" or values.max(initial=0) > 1:
         raise ValueError(f"{member.filename!r} holds {dtype} that are no booleans")
+    if min(shape, default=0) < 0 or values.size != size:
+        raise ValueError(f"{member.filename!r} has {values.size} values for {shape}")
     return values.reshape(shape, order="F" if fortran else "C").astype(bool)
 
 
