@@ -3,7 +3,7 @@
 For each seed a dense network is trained, and for each sparsity four sparse ones
 (Alford et al., section II.A and Figure 7):
 
-- "iterative": the same initial weights and as many steps, pruned while it trains;
+- "iterative": pruned while it trains, from the same initial weights;
 - "iterative, retrained": new weights trained on the masks that this found;
 - "one-time": the trained dense network, pruned at once and not trained further;
 - "one-time, retrained": new weights trained on those masks.
@@ -12,6 +12,7 @@ Every kernel is pruned to the same sparsity, the logits' included; biases never 
 """
 
 import dataclasses
+import gc
 import itertools
 import math
 
@@ -33,9 +34,8 @@ METHODS = ("iterative", "iterative, retrained", "one-time", "one-time, retrained
 class Settings:
     """All that decides the outcome of the experiment.
 
-    The paper cut every 200 steps from step 3,000 to the last, 10,000. Here the default
-    is to begin and end earlier, with smaller cuts: at 99% it matters that there are
-    many steps between the first cut and the last, and enough after it.
+    The paper cut every 200 steps from step 3,000 to the last, 10,000. The default here
+    begins and ends earlier: 99% takes small cuts and enough steps after the last one.
 
     Raises:
         ValueError: an attribute is out of range; the message names it.
@@ -66,9 +66,9 @@ class Settings:
         _check("dataset", self.dataset, self.dataset in DATASETS, f"one of {DATASETS}")
         _check("model", self.model, self.model in MODELS, f"one of {tuple(MODELS)}")
         _check_integer("steps", self.steps, 1)
-        rate, momentum = self.learning_rate, self.momentum
+        rate = self.learning_rate
         _check("learning_rate", rate, 0 < rate < math.inf, "a positive number")
-        _check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         settle("begin_step", round(0.1 * self.steps))
         _check_integer("begin_step", self.begin_step, 0, self.steps)
         settle("end_step", max(self.begin_step, round(0.7 * self.steps)))
@@ -81,8 +81,8 @@ class Settings:
             distinct = 0 < len(values) == len(set(values))
             _check(name, values, distinct, "distinct and at least one")
             object.__setattr__(self, name, values)
-        for sparsity in self.sparsities:
-            _check("sparsities", sparsity, 0 < sparsity < 1, "between 0 and 1")
+        for share in self.sparsities:
+            _check("sparsities", share, 0 < share < 1, "between 0 and 1")
         for seed in self.seeds:
             _check_integer("seeds", seed, 0)
 
@@ -94,7 +94,7 @@ class Record:
     dataset: str
     model: str
     sparsity: float  # as asked for; 0.0 for the dense network
-    sparsity_reached: float  # share of zeros in all kernels together
+    sparsity_reached: float  # share of zeros in all kernels
     method: str  # DENSE or one of METHODS
     seed: int
     accuracy: float  # share of the test set that is classified right
@@ -124,13 +124,8 @@ def run(settings, dataset=None, progress=None):
     steps_before = itertools.count(0, settings.steps)
 
     def start_run(name):
-        before = next(steps_before)
-
-        def report(step):
-            if progress:
-                progress(before + step, runs * settings.steps, name)
-
-        return report
+        before, total = next(steps_before), runs * settings.steps
+        return lambda step: progress and progress(before + step, total, name)
 
     records = []
     for seed in settings.seeds:
@@ -149,12 +144,15 @@ class _Repetition:
         self.steps_per_epoch = -(-len(dataset.x_train) // settings.batch_size)
 
     def run(self):
-        dense = self.fit(self.new_model(), DENSE)
+        dense = self.train(self.new_model(), DENSE)
         records = [self.record(dense, DENSE)]
         for sparsity in self.settings.sparsities:
             models = self.sparse_models(dense, sparsity)
             for method, model in zip(METHODS, models, strict=True):
                 records.append(self.record(model, method, sparsity))
+            # Models lie in reference cycles, and Python is slow to free them at exit.
+            del models, model
+            gc.collect()
         return records
 
     def sparse_models(self, dense, sparsity):
@@ -164,10 +162,12 @@ class _Repetition:
         )
         pruning = stf.pruning.PruningCallback(schedule)
         names = [f"{method}, sparsity {sparsity:g}" for method in METHODS]
-        iterative = self.fit(stf.sparsify(self.new_model()), names[0], [pruning])
+        iterative = self.train(stf.sparsify(self.new_model()), names[0], [pruning])
+        yield iterative
+        yield self.retrain(iterative, names[1])
         one_time = stf.pruning.prune_one_shot(dense, sparsity)
-        retrained = self.retrain(iterative, names[1]), self.retrain(one_time, names[3])
-        return iterative, retrained[0], one_time, retrained[1]
+        yield one_time
+        yield self.retrain(one_time, names[3])
 
     def new_model(self):
         s = self.settings
@@ -183,15 +183,14 @@ class _Repetition:
         )
         return model
 
-    def fit(self, model, name, callbacks=()):
+    def train(self, model, name, callbacks=()):
         keras.utils.set_random_seed(self.seed)
         model.fit(**self.fit_arguments(name, callbacks))
         return model
 
     def retrain(self, model, name):
-        arguments = self.fit_arguments(name)
-        masks = stf.get_masks(model)
-        [history] = stf.retrain_from_scratch(model, masks, seeds=self.seed, **arguments)
+        arguments = {"masks": stf.get_masks(model), **self.fit_arguments(name)}
+        [history] = stf.retrain_from_scratch(model, seeds=self.seed, **arguments)
         return history.model
 
     def fit_arguments(self, name, callbacks=()):
@@ -228,11 +227,9 @@ class _StopAtStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"Training diverged: the loss is {logs['loss']} at step {step}. "
-                "Lower `learning_rate`."
-            )
+        if not math.isfinite(loss := logs["loss"]):
+            text = f"Training diverged: the loss is {loss} at step {step}. "
+            raise FloatingPointError(text + "Lower `learning_rate`.")
         self.report(step)
         self.model.stop_training = step >= self.steps
 

@@ -43,7 +43,8 @@ class Masked(keras.layers.Wrapper):
             define `get_prunable_weights()` to say which weights are its kernels.
         mask: `None` for masks of ones; an array for a layer with one kernel; a dict
             from kernel names (keys of `masks`, or their last part if unique) to
-            arrays; or a list with an array or None for each kernel. Arrays have the kernel's shape and hold booleans, or 0 and 1.
+            arrays; or a list with an array or None for each kernel. Arrays have the
+            kernel's shape and hold booleans, or 0 and 1.
         exclude: name or names of sublayers or kernels that get no mask.
         **kwargs: as for any Keras layer. `name` defaults to the layer's.
 
@@ -96,6 +97,7 @@ class Masked(keras.layers.Wrapper):
             self.build()
 
     def __call__(self, *args, **kwargs):
+        """Build the layer and its masks if need be, then call it."""
         if not self.built:
             with self._open_name_scope():
                 self._build_layer(args, kwargs)

@@ -74,7 +74,8 @@ def save_masks(path, masks):
     for name, mask in masks.items():
         if not isinstance(name, str) or not 0 < len(name) < 10_000 or "\0" in name:
             raise ValueError(
-                f"`masks` must have strings as keys, kernel paths. Received: {name!r:.200}"
+                "`masks` must have strings as keys, kernel paths. Received: "
+                f"{name!r:.200}"
             )
         arrays[name] = np.ascontiguousarray(as_mask(mask, where=name))
     path = pathlib.Path(path)
