@@ -14,7 +14,7 @@ from sparsenet_tf.experiments import data, prune_and_retrain
 from sparsenet_tf.experiments.prune_and_retrain import METHODS, Settings
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "prune_and_retrain.py"
-TINY = Settings(sparsities=(0.9,), steps=7, seeds=(0, 3), batch_size=20)
+TINY = Settings(sparsities=(0.9,), steps=9, seeds=(0, 3), batch_size=20)
 
 
 def import_example():
@@ -26,11 +26,11 @@ def import_example():
 
 def few_digits():
     digits = data.load()
-    # 90 are 4.5 batches: an epoch ends with half a batch.
+    # Four batches and a rest.
     return dataclasses.replace(
         digits,
-        x_train=digits.x_train[:90],
-        y_train=digits.y_train[:90],
+        x_train=digits.x_train[:93],
+        y_train=digits.y_train[:93],
         x_test=digits.x_test[:50],
         y_test=digits.y_test[:50],
     )
@@ -69,7 +69,7 @@ def test_the_sparsity_is_reached(outcome):
 def test_each_run_takes_exactly_its_steps(outcome):
     _, calls = outcome
     runs = 2 * (1 + 3)
-    assert calls[-1][:2] == (7 * runs, 7 * runs)
+    assert calls[-1][:2] == (9 * runs, 9 * runs)
     assert [done for done, *_ in calls] == sorted(done for done, *_ in calls)
     names = list(dict.fromkeys(name for *_, name in calls))
     assert len(names) == runs
@@ -80,6 +80,23 @@ def test_a_seed_gives_the_same_records_alone(outcome):
     alone = dataclasses.replace(TINY, seeds=(3,))
     again = prune_and_retrain.run(alone, few_digits())
     assert again == [r for r in outcome[0] if r.seed == 3]
+
+
+def test_each_image_comes_once_before_any_comes_again():
+    digits = few_digits()
+    digits = dataclasses.replace(digits, y_train=np.arange(93))
+    batches = prune_and_retrain._Batches(digits, TINY, seed=0)
+    labels = [batches[i][1].tolist() for i in range(len(batches))]
+    assert len(labels) == 9 and {len(batch) for batch in labels} == {20}
+    first, second = sum(labels[:4], []), sum(labels[4:8], [])
+    assert len(set(first)) == len(set(second)) == 80 and first != second
+    # Whatever the order of access.
+    assert batches[2][1].tolist() == labels[2]
+    np.testing.assert_array_equal(batches[2][0], digits.x_train[labels[2]])
+    other = prune_and_retrain._Batches(digits, TINY, seed=1)
+    assert other[2][1].tolist() != labels[2]
+    large = dataclasses.replace(TINY, batch_size=1000)
+    assert sorted(prune_and_retrain._Batches(digits, large, 0)[8][1]) == list(range(93))
 
 
 def test_lenet_5():
