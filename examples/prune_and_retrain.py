@@ -51,7 +51,7 @@ def define_flags(values=flags.FLAGS):
     number("learning_rate", "Of SGD.")
     number("momentum", "Of SGD.")
     integer("batch_size", "Examples a step.")
-    schedule = {"begin_step": "10%", "end_step": "70%", "frequency": "1%"}
+    schedule = {"begin_step": "10%", "end_step": "70%", "frequency": "2%"}
     for name, share in schedule.items():
         text = f"Of the pruning schedule, in steps. Default: {share} of --steps."
         flags.DEFINE_integer(name, None, text, **here)

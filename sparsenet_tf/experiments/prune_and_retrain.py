@@ -42,7 +42,7 @@ class Settings:
 
     >>> settings = Settings(steps=10_000)
     >>> settings.begin_step, settings.end_step, settings.frequency
-    (1000, 7000, 100)
+    (1000, 7000, 200)
     """
 
     dataset: str = "mnist_5k"  # one of DATASETS
@@ -50,11 +50,11 @@ class Settings:
     model: str = "lenet_300_100"  # one of MODELS
     sparsities: tuple = (0.5, 0.75, 0.9, 0.95, 0.99)  # distinct, between 0 and 1
     steps: int = 1000  # optimizer steps of each training run
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2  # as the paper
     momentum: float = 0.9  # 0 is the paper's plain SGD, which needs more steps
     begin_step: int | None = None  # of pruning; None: 10% of `steps`
     end_step: int | None = None  # of pruning, at most `steps`; None: 70% of `steps`
-    frequency: int | None = None  # steps between two cuts; None: 1% of `steps`
+    frequency: int | None = None  # steps between two cuts; None: 2% of `steps`
     batch_size: int = 100
     seeds: tuple = (0, 1, 2)  # distinct; the whole experiment once for each
 
@@ -73,7 +73,7 @@ class Settings:
         _check_integer("begin_step", self.begin_step, 0, self.steps)
         settle("end_step", max(self.begin_step, round(0.7 * self.steps)))
         _check_integer("end_step", self.end_step, self.begin_step, self.steps)
-        settle("frequency", max(1, self.steps // 100))
+        settle("frequency", max(1, self.steps // 50))
         _check_integer("frequency", self.frequency, 1)
         _check_integer("batch_size", self.batch_size, 1)
         for name in ("sparsities", "seeds"):
