@@ -194,7 +194,8 @@ def test_guard_is_what_holds_stale_momentum():
     model.fit(x, y, batch_size=10, verbose=0)
     for masked in stf.layers.masked.masked_kernels(model).values():
         masked.set_mask(np.zeros(masked.mask.shape, bool))
-        masked.guard.assign(False)
+        masked.lower_guard(model)
+    model.make_train_function(force=True)
     model.fit(x, y, batch_size=10, verbose=0)
     assert any(np.count_nonzero(k) for k in stf.layers.tree.kernels(model).values())
 

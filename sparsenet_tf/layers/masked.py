@@ -5,10 +5,11 @@ How a masked weight stays exactly zero, at the least cost in the training step:
 1. The gradient of each kernel is multiplied by its mask on the way back, so clipping,
    momentum, moving averages and gradient accumulation see the sparse network alone.
    An element-wise optimizer leaves a weight at zero whose gradient was always zero.
-2. Optimizer slots from before a mask was set could still move it. The kernel's
-   constraint, which Keras applies inside the compiled step, sets masked weights to
-   zero while the kernel is *guarded*; a guard is lowered only by code that has cleared
-   the optimizer's slots (`sparsenet_tf.pruning`).
+2. Optimizer slots from before a mask was set could still move it. So a *guard*, the
+   kernel's constraint, which Keras applies inside the compiled step, sets masked
+   weights to zero. It is lowered only for a training function that is traced by code
+   which clears the optimizer's slots with every change of a mask
+   (`sparsenet_tf.pruning.guards`).
 """
 
 import contextlib
@@ -141,7 +142,7 @@ class Masked(keras.layers.Wrapper):
             name=f"{name.replace('/', '_')}_mask",
         )
         setattr(self, mask.name, mask)  # TensorFlow checkpoints go by attributes
-        masked = MaskedKernel(kernel, mask)
+        masked = MaskedKernel(kernel, mask, kernel.constraint)
         masked.constrain(values)
         return masked
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import weakref
 
 import keras
 import numpy as np
@@ -9,44 +10,52 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 
-def _new_guard():
-    return keras.Variable(
-        lambda shape, dtype=None: ops.ones(shape, dtype),
-        shape=(),
-        dtype="bool",
-        trainable=False,
-        name="guard",
-    )
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedKernel:
     """A kernel with its mask, both Keras variables of one shape and dtype.
 
+    Its `guard` is a constraint that sets masked weights to zero after each optimizer
+    step, for which Keras compiles a pass over the kernel into the training step. A
+    model may be traced without it while its optimizer cannot move masked weights.
+
     Attributes:
         kernel: the wrapped layer's trainable variable.
         mask: 1 where the kernel is kept, 0 where it is pruned.
-        guard: scalar bool variable; while true, every optimizer step ends by setting
-            the masked weights to zero.
+        own_constraint: the constraint that the layer gave the kernel, or None.
+        unguarded: models whose training function may have been traced without guard.
     """
 
     kernel: keras.Variable
     mask: keras.Variable
-    guard: keras.Variable = dataclasses.field(default_factory=_new_guard)
+    own_constraint: object = None
+    unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
 
     def constrain(self, values=None):
         """Zero the kernel outside `values` and keep its masked weights from moving."""
-        self.kernel.constraint = ZeroMasked(self, self.kernel.constraint)
+        self.raise_guard()
         regularizer = self.kernel.regularizer
         if regularizer is not None and not is_flat_at_zero(regularizer):
             self.kernel.regularizer = RegularizeKept(self, regularizer)
         if values is not None:
             zero_initially(self.kernel, values)
 
+    def raise_guard(self, retrace=False):
+        """Guard the kernel in what is traced from now on, or also in what was."""
+        self.kernel.constraint = ZeroMasked(self)
+        if retrace:
+            for model in self.unguarded:
+                model.make_train_function(force=True)
+            self.unguarded.clear()
+
+    def lower_guard(self, model):
+        """Let `model` be traced without guard; a layer's own constraint needs it."""
+        if self.own_constraint is None:
+            self.kernel.constraint = None
+        self.unguarded.add(model)
+
     def release(self):
         """Give the kernel its own constraint and regularizer back."""
-        if isinstance(self.kernel.constraint, ZeroMasked):
-            self.kernel.constraint = self.kernel.constraint.constraint
+        self.kernel.constraint = self.own_constraint
         if isinstance(self.kernel.regularizer, RegularizeKept):
             self.kernel.regularizer = self.kernel.regularizer.regularizer
 
@@ -58,13 +67,15 @@ class MaskedKernel:
         """The kernel as a NumPy array."""
         return ops.convert_to_numpy(ops.convert_to_tensor(self.kernel))
 
-    def set_mask(self, mask, value=None):
-        """Assign a boolean array as the mask, zero the kernel there, raise the guard.
+    def set_mask(self, mask, value=None, guard=True):
+        """Assign a boolean array as the mask and zero the kernel there.
 
         Args:
             mask: boolean NumPy array.
             value: the kernel's value, if it is known and finite. By default it is
                 read, and selected rather than multiplied, so that NaN is masked too.
+            guard: whether to guard the kernel. If not, the caller must clear the
+                optimizer's slots, or newly masked weights move on.
         """
         # In NumPy, in few transfers: this runs every few steps of a training run.
         if value is None:
@@ -74,7 +85,8 @@ class MaskedKernel:
             value = value * mask
         self.kernel.assign(value)
         self.mask.assign(mask.astype(value.dtype))
-        self.guard.assign(True)
+        if guard:
+            self.raise_guard(retrace=True)
 
     def gradient_masked(self):
         """Context in which the kernel reads as usual and its gradient is masked."""
@@ -128,19 +140,14 @@ def _current_value(variable):
 class ZeroMasked(keras.constraints.Constraint):
     """The kernel's own constraint, then zero where the mask is."""
 
-    def __init__(self, masked, constraint):
-        self.masked, self.constraint = masked, constraint
+    def __init__(self, masked):
+        self.masked = masked
 
     def __call__(self, w):
         """Constrain the value of the kernel."""
         value = ops.convert_to_tensor(w)
-        if self.constraint is not None:
-            return self._select(self.constraint(value))
-        return ops.cond(
-            self.masked.guard.value, lambda: self._select(value), lambda: value
-        )
-
-    def _select(self, value):
+        if self.masked.own_constraint is not None:
+            value = self.masked.own_constraint(value)
         keep = ops.cast(self.masked.mask.value, "bool")
         return ops.where(keep, value, ops.zeros_like(value))
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.criteria import magnitude
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.pruning.one_shot import (
     check_scope,
     prunable_kernels,
@@ -95,8 +96,8 @@ class PruningCallback(keras.callbacks.Callback):
         self._own_steps = type(self.model).train_step is not keras.Model.train_step
         self._sparsity = sparsity_of(self._kernels)
         for masked in self._kernels.values():  # whatever was assigned to them since
-            masked.set_mask(masked.mask_value())
-        clear_slots(self.model.optimizer, self._kernels.values())
+            masked.set_mask(masked.mask_value(), guard=False)
+        lower_guards(self.model, self._kernels.values())
         self._prune_if_due()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -122,6 +123,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Warn if the schedule has not ended."""
+        raise_guards(self._kernels.values())
         final = self.schedule.final_sparsity
         if self._updated_at is None or self.schedule(self._updated_at) < final:
             warnings.warn(

@@ -70,14 +70,18 @@ def prune_one_shot(
         model = sparsify(model, exclude=exclude)
     kernels = prunable_kernels(model, exclude)
     prune_kernels(kernels, sparsity, criterion, scope)
-    optimizer = optimizer or getattr(model, "optimizer", None)
-    if optimizer is not None:
-        clear_slots(optimizer, kernels.values())
+    for known in (optimizer, getattr(model, "optimizer", None)):
+        if known is not None:
+            clear_slots(known, kernels.values())
+    for masked in kernels.values():  # There may be optimizers that are not known.
+        masked.raise_guard(retrace=True)
     return model
 
 
 def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
     """Update the masks of `{path: MaskedKernel}`; all are computed before any is set.
+
+    The caller then clears the optimizer's slots or raises the guards.
 
     Returns:
         Share of zeros in all these masks together.
@@ -114,7 +118,7 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
         kernels.values(), values, masks, new_masks, strict=True
     ):
         if not np.array_equal(new, old):
-            masked.set_mask(new, value)
+            masked.set_mask(new, value, guard=False)
     if collapsed:
         warnings.warn(
             f"Pruning left no weight in {collapsed}: nothing passes through such a "

@@ -19,14 +19,20 @@ _ELEMENTWISE = (
 )
 
 
+def is_elementwise(optimizer):
+    """Whether the optimizer leaves a weight at zero whose gradients were all zero."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return type(optimizer) in _ELEMENTWISE
+
+
 def clear_slots(optimizer, masked_kernels):
-    """Zero the optimizer's memory of masked weights, and lower their guards.
+    """Zero the optimizer's memory of masked weights.
 
     Momentum, second moments, moving averages of the weights (`use_ema`) and
     accumulated gradients are multiplied by the mask. Afterwards an element-wise
     optimizer (SGD, the Adam family, Lion, ...) leaves the masked weights at zero by
-    itself; with any other optimizer the guards stay up, and only averages and
-    accumulated gradients are cleared, since nothing is known of its other slots.
+    itself. Of any other optimizer only averages and accumulated gradients are cleared,
+    since nothing is known of its other slots.
 
     Args:
         optimizer: a Keras optimizer, built or not; a `LossScaleOptimizer` stands for
@@ -34,7 +40,7 @@ def clear_slots(optimizer, masked_kernels):
         masked_kernels: iterable of `MaskedKernel`.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    elementwise = type(optimizer) in _ELEMENTWISE
+    elementwise = is_elementwise(optimizer)
     variables = optimizer._trainable_variables if optimizer.built else []
     index = {id(variable): i for i, variable in enumerate(variables)}
     slots = [
@@ -54,4 +60,3 @@ def clear_slots(optimizer, masked_kernels):
                 variable = slot[index[id(masked.kernel)]]
                 if getattr(variable, "shape", None) == masked.kernel.shape:
                     variable.assign(variable * masked.mask)
-        masked.guard.assign(not elementwise)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.transform.rebuild import rebuild
 
 
@@ -67,12 +67,13 @@ def retrain_from_scratch(
 
 
 def _train(model, x, y, seed, fit_args):
-    # The optimizer is new: nothing in it can move a masked weight.
-    clear_slots(model.optimizer, masked_kernels(model).values())
+    kernels = masked_kernels(model).values()
+    lower_guards(model, kernels)
     python, numpy = random.getstate(), np.random.get_state()
     keras.utils.set_random_seed(seed)
     try:
         return model.fit(x, y, **fit_args)
     finally:
+        raise_guards(kernels)
         random.setstate(python)
         np.random.set_state(numpy)
