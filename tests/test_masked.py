@@ -381,6 +381,6 @@ def test_damaged_mask_in_config():
     wrapper = Masked(L.Dense(3), np.zeros((4, 3)))
     wrapper.build((None, 4))
     config = wrapper.get_config()
-    config["mask"]["kernel"]["bits"] = config["mask"]["kernel"]["bits"][:-8]
+    config["mask"][0]["bits"] = config["mask"][0]["bits"][:-8]
     with pytest.raises(ValueError, match="`mask` in the config"):
         Masked.from_config(config)
