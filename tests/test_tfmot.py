@@ -196,7 +196,7 @@ def test_updates_select_the_masks_of_tfmot(tmp_path):
             # Among equals tfmot keeps more than its share.
             assert np.unique(magnitudes).size == magnitudes.size
         model.optimizer.iterations.assign(step)
-        callback.on_train_batch_end(i)
+        callback.on_train_batch_end(step)
         for name, kernel in kernels.items():
             mask = model.get_layer(name).masks["kernel"]
             assert np.count_nonzero(~mask) == round(schedule(step) * mask.size)
