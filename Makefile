@@ -70,7 +70,9 @@ $(VENV)/.created:
 	@touch $@
 
 # One stamp for each extra, written only once pip has succeeded.
-$(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py $(wildcard sparsenet_tf/kernels/native/*.cc)
 	@echo "Installing sparsenet_tf[$*] into $(VENV); the first time takes minutes"
 	@$(VENV)/bin/python -m pip install -q -e '.[$*]'
+	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -W ignore::RuntimeWarning \
+	  -m sparsenet_tf.kernels.native.build
 	@touch $@

@@ -9,8 +9,10 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from sparsenet_tf.kernels.mask_gradient import mask_gradient
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(eq=False)
 class MaskedKernel:
     """A kernel with its mask, both Keras variables of one shape and dtype.
 
@@ -22,12 +24,15 @@ class MaskedKernel:
         kernel: the wrapped layer's trainable variable.
         mask: 1 where the kernel is kept, 0 where it is pruned.
         own_constraint: the constraint that the layer gave the kernel, or None.
+        use_native: whether what is traced now masks the gradient by our native
+            operation.
         unguarded: models whose training function may have been traced without guard.
     """
 
     kernel: keras.Variable
     mask: keras.Variable
     own_constraint: object = None
+    use_native: bool = False
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
 
     def constrain(self, values=None):
@@ -42,13 +47,15 @@ class MaskedKernel:
     def raise_guard(self, retrace=False):
         """Guard the kernel in what is traced from now on, or also in what was."""
         self.kernel.constraint = ZeroMasked(self)
+        self.use_native = False
         if retrace:
             for model in self.unguarded:
                 model.make_train_function(force=True)
             self.unguarded.clear()
 
-    def lower_guard(self, model):
+    def lower_guard(self, model, use_native=False):
         """Let `model` be traced without guard; a layer's own constraint needs it."""
+        self.use_native = use_native
         if self.own_constraint is None:
             self.kernel.constraint = None
         self.unguarded.add(model)
@@ -97,7 +104,7 @@ class MaskedKernel:
             def grad(*args, upstream=None):
                 if upstream is None:
                     (upstream,) = args
-                return ops.multiply(upstream, mask)
+                return mask_gradient(upstream, mask, self.use_native)
 
             return kernel, grad
 

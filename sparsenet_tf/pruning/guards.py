@@ -2,6 +2,7 @@
 
 import keras
 
+from sparsenet_tf.kernels.mask_gradient import native_is_usable
 from sparsenet_tf.pruning.slots import clear_slots, is_elementwise
 
 
@@ -24,8 +25,9 @@ def lower_guards(model, masked_kernels):
             masked.raise_guard(retrace=True)
         return
     traced_with_guards = not all(model in m.unguarded for m in masked_kernels)
+    use_native = native_is_usable(model)
     for masked in masked_kernels:
-        masked.lower_guard(model)
+        masked.lower_guard(model, use_native)
     if traced_with_guards:
         model.make_train_function(force=True)
 

@@ -1,0 +1,45 @@
+"""Our own TensorFlow operations for the CPU, where they have been built."""
+
+import functools
+import pathlib
+
+import keras
+
+
+@functools.cache
+def load_ops():
+    """Return the module of operations, or None where they cannot be used.
+
+    They can be with Keras' TensorFlow backend, once `python -m
+    sparsenet_tf.kernels.native.build` has built them against the TensorFlow that is
+    installed, as `make` does. They run on the CPU only and XLA does not know them.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    path = library_path(tf.__version__)
+    if not path.exists():
+        return None
+    ops = tf.load_op_library(str(path))
+
+    @tf.RegisterGradient("SparsenetMaskGradient")
+    def _(op, upstream):
+        mask = op.inputs[1]
+        return ops.sparsenet_mask_gradient(gradient=upstream, mask=mask), None
+
+    return ops
+
+
+def has_only_cpus():
+    """Whether TensorFlow would place everything on the CPU."""
+    import tensorflow as tf
+
+    return all(
+        device.device_type == "CPU" for device in tf.config.list_physical_devices()
+    )
+
+
+def library_path(tensorflow_version):
+    """Where the library for that version is: each needs one of its own."""
+    return pathlib.Path(__file__).with_name(f"_ops_tf{tensorflow_version}.so")

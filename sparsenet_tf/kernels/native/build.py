@@ -1,0 +1,90 @@
+"""Builds our operations against the installed TensorFlow, with the C++ compiler.
+
+    python -m sparsenet_tf.kernels.native.build
+
+`setup.py` runs this too where TensorFlow is there before this package. Without it,
+all works as well, at the speed of TensorFlow's own operations.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+_HERE = pathlib.Path(__file__).resolve().parent
+
+_ASK_TENSORFLOW = """
+import json, tensorflow as tf
+flags = tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags()
+print("\\n" + json.dumps([tf.__version__, *flags]))
+"""
+
+
+class BuildError(Exception):
+    """The operations cannot be built here, with the reason."""
+
+
+def build(folder=_HERE):
+    """Compile the sources into one library for the installed TensorFlow.
+
+    Args:
+        folder: where to write it; by default beside the sources.
+
+    Returns:
+        The library's path.
+
+    Raises:
+        BuildError: there is no C++ compiler or no TensorFlow, or the compiler fails.
+    """
+    compiler = find_compiler()
+    version, compile_flags, link_flags = _ask_tensorflow()
+    path = pathlib.Path(folder) / f"_ops_tf{version}.so"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sources = sorted(str(source) for source in _HERE.glob("*.cc"))
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        made = os.path.join(temporary, path.name)
+        # TensorFlow's headers warn a thousand times.
+        command = [compiler, "-w", "-O3", "-shared", "-fPIC", "-std=c++17"]
+        command += [*compile_flags, *sources, "-o", made, *link_flags]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"{compiler} failed:\n{done.stderr[-2000:]}")
+        os.replace(made, path)
+    return path
+
+
+def find_compiler():
+    """The C++ compiler: $CXX, or else the first of c++, g++ and clang++.
+
+    Raises:
+        BuildError: there is none.
+    """
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        if shutil.which(name):
+            return name
+    raise BuildError("no C++ compiler found among $CXX, c++, g++ and clang++")
+
+
+def _ask_tensorflow():
+    # In a process of its own: pip hides what is installed from a `setup.py`, by way of
+    # variables that -E ignores.
+    command = [sys.executable, "-E", "-c", _ASK_TENSORFLOW]
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=quiet, cwd=elsewhere
+        )
+    if done.returncode:
+        raise BuildError("TensorFlow is not installed")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    try:
+        print(f"Built {build()}")
+    except BuildError as error:
+        print(f"Our own operations are not built: {error}", file=sys.stderr)
+        print("Everything works without them, more slowly.", file=sys.stderr)

@@ -1,0 +1,141 @@
+"""Our own operations: built where there is a compiler, equal to TensorFlow's."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import sparsenet_tf as stf
+from sparsenet_tf.experiments.models import lenet_300_100
+from sparsenet_tf.kernels import native
+from sparsenet_tf.kernels.mask_gradient import mask_gradient, native_is_usable
+from sparsenet_tf.kernels.native import build
+
+HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler here")
+SHAPES = [(), (0,), (1,), (7,), (784, 300), (3, 5, 7), (1000, 1000)]
+
+
+@pytest.fixture(scope="module")
+def tf():
+    """Our operations, which the installation has built if there is a compiler."""
+    if not HAS_COMPILER:
+        pytest.skip("no C++ compiler here")
+    assert native.load_ops() is not None, (
+        "not built: run `python -m sparsenet_tf.kernels.native.build`"
+    )
+    import tensorflow
+
+    return tensorflow
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_product_to_the_bit(tf, shape):
+    rng = np.random.default_rng(0)
+    gradient = np.asarray(rng.normal(size=shape), "float32")
+    if gradient.size > 5:
+        gradient.flat[:5] = [-0.0, np.inf, -np.inf, np.nan, 1e-45]
+    mask = np.asarray(rng.random(shape) < 0.5, "float32")
+    ours = mask_gradient(tf.constant(gradient), tf.constant(mask), use_native=True)
+    expected = mask_gradient(tf.constant(gradient), tf.constant(mask))
+    np.testing.assert_array_equal(np.signbit(ours), np.signbit(expected))
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_leaves_its_input_as_it_was(tf):
+    gradient = tf.constant(np.ones((100, 100), "float32"))
+    mask_gradient(gradient, tf.zeros_like(gradient), use_native=True)
+    assert tf.reduce_all(gradient == 1)
+
+
+def test_has_a_gradient_itself(tf):
+    x, mask = tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = mask_gradient(x, mask, use_native=True) * x
+    np.testing.assert_array_equal(tape.gradient(y, x), [0.0, 4.0])
+
+
+def test_refuses_a_mask_of_another_shape(tf):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="mask.*shape"):
+        mask_gradient(tf.ones((2, 3)), tf.ones((3, 2)), use_native=True)
+
+
+def test_other_dtypes_take_the_product(tf):
+    half = tf.ones((2,), tf.float16)
+    assert mask_gradient(half, half, use_native=True).dtype == tf.float16
+
+
+def compiled(seed=0, **arguments):
+    model = stf.sparsify(lenet_300_100(seed=seed))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, **arguments)
+    return model
+
+
+def train(model):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((200, 28, 28, 1), "float32"), rng.integers(0, 10, 200)
+    schedule = stf.pruning.PolynomialDecay(0.0, 0.9, 0, 6, frequency=2)
+    callback = stf.pruning.PruningCallback(schedule)
+    arguments = dict(batch_size=25, shuffle=False, verbose=0, callbacks=[callback])
+    model.fit(x, y, **arguments)
+    return model.get_weights()
+
+
+def test_training_is_the_same_to_the_bit_without(tf, monkeypatch):
+    train(compiled())  # The first training in a process can differ in a last bit.
+    ours = train(compiled())
+    monkeypatch.setattr("sparsenet_tf.pruning.guards.native_is_usable", lambda m: False)
+    for a, b in zip(ours, train(compiled()), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fit_uses_it_but_never_under_xla(tf):
+    model, jitted = compiled(), compiled(jit_compile=True)
+    assert native_is_usable(model) and not native_is_usable(jitted)
+    train(jitted)  # XLA does not know the operation and would say so.
+
+
+def test_it_is_not_used_without_the_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "library_path", lambda version: tmp_path / "none.so")
+    native.load_ops.cache_clear()
+    try:
+        assert native.load_ops() is None
+        assert not native_is_usable(compiled())
+    finally:
+        native.load_ops.cache_clear()
+
+
+def test_no_compiler_is_said_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler"):
+        build.build(tmp_path)
+
+
+@needs_compiler
+def test_a_failed_build_leaves_nothing(monkeypatch, tmp_path):
+    version = importlib.metadata.version("tensorflow")
+    flags = [version, ["--no-such-flag"], []]
+    monkeypatch.setattr(build, "_ask_tensorflow", lambda: flags)
+    with pytest.raises(build.BuildError, match="no-such-flag"):
+        build.build(tmp_path / "folder")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+@needs_compiler
+def test_the_command_builds_where_it_is_told(tmp_path):
+    code = (
+        f"from sparsenet_tf.kernels.native.build import build; build({str(tmp_path)!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    (library,) = tmp_path.iterdir()
+    assert (
+        library.name
+        == native.library_path(importlib.metadata.version("tensorflow")).name
+    )
