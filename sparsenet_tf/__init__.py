@@ -12,6 +12,7 @@ from sparsenet_tf.transform import get_masks as get_masks
 from sparsenet_tf.transform import load_masks as load_masks
 from sparsenet_tf.transform import rebuild as rebuild
 from sparsenet_tf.transform import save_masks as save_masks
+from sparsenet_tf.transform import sparse_net as sparse_net
 from sparsenet_tf.transform import strip as strip
 from sparsenet_tf.transform import summary as summary
 from sparsenet_tf.version import __version__ as __version__

@@ -67,7 +67,7 @@ def kernel_owners(layer):
 
 def own_kernels(layer):
     """Return the kernels that `layer` holds itself, not those of layers below it."""
-    if is_masked(layer) or isinstance(layer, keras.Model):
+    if is_masked(layer) or isinstance(layer, keras.Model) or is_sparse(layer):
         return []
     if hasattr(layer, "get_prunable_weights"):
         return list(layer.get_prunable_weights())
@@ -87,6 +87,8 @@ def might_have_kernels(layer):
     for that; a user's unbuilt layer might have any weights.
     """
     for part in [layer, *(part for _, part in walk(layer))]:
+        if is_sparse(part):
+            continue
         if (
             own_kernels(part)
             or any(
@@ -105,6 +107,11 @@ def might_have_kernels(layer):
 def is_masked(layer):
     """Whether `layer` is a `Masked` wrapper (told without importing it)."""
     return getattr(type(layer), "holds_masks", False)
+
+
+def is_sparse(layer):
+    """Whether `layer` holds its nonzeros alone, so that there is nothing to mask."""
+    return getattr(type(layer), "holds_only_nonzeros", False)
 
 
 def matches(path, names):

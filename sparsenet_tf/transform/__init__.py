@@ -4,5 +4,6 @@ from sparsenet_tf.transform.masks import get_masks as get_masks
 from sparsenet_tf.transform.masks import load_masks as load_masks
 from sparsenet_tf.transform.masks import save_masks as save_masks
 from sparsenet_tf.transform.rebuild import rebuild as rebuild
+from sparsenet_tf.transform.sparse_net import sparse_net as sparse_net
 from sparsenet_tf.transform.strip import strip as strip
 from sparsenet_tf.transform.summary import summary as summary

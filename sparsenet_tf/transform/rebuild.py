@@ -61,6 +61,22 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
     >>> int(np.count_nonzero(new.layers[0].kernel))
     5
     """
+    check_rebuildable(model, seed)
+    old_kernels = tree.kernels(model)
+    masks = check_masks(old_kernels, masks, model.name)
+    new = fresh_copy(model, int(seed))
+    # A subclassed model's layers may get other automatic names: go by order.
+    new_paths = dict(zip(old_kernels, tree.kernels(new), strict=True))
+    new = sparsify(new, {new_paths[path]: mask for path, mask in masks.items()})
+    if scale_to_fan_in:
+        scale_kernels(new)
+    if not new.compiled:
+        copy_compile(model, new)
+    return new
+
+
+def check_rebuildable(model, seed):
+    """Raise a TypeError or ValueError unless `model` is built and `seed` an integer."""
     tree.check_model(model)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"`seed` must be an integer. Received: {seed!r}")
@@ -68,24 +84,15 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
         raise ValueError(f"`seed` must be 0 or more. Received: {seed}")
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
-    old_kernels = tree.kernels(model)
-    masks = check_masks(old_kernels, masks, model.name)
-    with _seeded(int(seed)):
-        new = _fresh(model, int(seed))
-    # A subclassed model's layers may get other automatic names: go by order.
-    new_paths = dict(zip(old_kernels, tree.kernels(new), strict=True))
-    new = sparsify(new, {new_paths[path]: mask for path, mask in masks.items()})
-    if scale_to_fan_in:
-        owners = tree.kernel_owners(new)
-        for path, masked in masked_kernels(new).items():
-            _scale_to_fan_in(owners[path][0], masked)
-    if not new.compiled:
-        copy_compile(model, new)
-    return new
+
+
+def fresh_copy(model, seed):
+    """Return a plain model of the same architecture with new weights, from `seed`."""
+    with seeded(seed):
+        return _fresh(model, seed)
 
 
 def _fresh(model, seed):
-    """A plain model of the same architecture with new weights."""
     if is_copyable(model):
         return replace_layers(
             model,
@@ -95,7 +102,7 @@ def _fresh(model, seed):
         )
     try:
         with keras.saving.custom_object_scope(own_objects(model)):
-            new = type(model).from_config(_reseed(model.get_config(), f"{seed}"))
+            new = type(model).from_config(reseed(model.get_config(), f"{seed}"))
         copy_names(model, new)  # which the seeds are derived from
         _reseed_initializers(new, f"{seed}")
         _build_like(model, new)
@@ -136,7 +143,7 @@ def _clone_reseeded(path, layer, seed):
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
     with keras.saving.custom_object_scope(own_objects(layer)):
-        new = type(layer).from_config(_reseed(layer.get_config(), f"{seed}/{path}"))
+        new = type(layer).from_config(reseed(layer.get_config(), f"{seed}/{path}"))
     copy_names(layer, new)
     _reseed_initializers(new, f"{seed}/{path}")
     return new
@@ -147,27 +154,27 @@ def _reseed_initializers(layer, place):
     for path, part in [("", layer), *tree.walk(layer)]:
         for name, value in list(vars(part).items()):
             if isinstance(value, keras.initializers.Initializer):
-                config = _reseed(value.get_config(), f"{place}/{path}/{name}")
+                config = reseed(value.get_config(), f"{place}/{path}/{name}")
                 setattr(part, name, type(value).from_config(config))
 
 
-def _reseed(config, place):
+def reseed(config, place):
     """Copy a config with each "seed" in it drawn anew from `place`, a unique string."""
     if isinstance(config, dict):
         return {
             key: zlib.crc32(place.encode())
             if key == "seed" and (value is None or isinstance(value, int))
-            else _reseed(value, f"{place}/{key}")
+            else reseed(value, f"{place}/{key}")
             for key, value in config.items()
         }
     if isinstance(config, (list, tuple)):
-        items = [_reseed(item, f"{place}/{i}") for i, item in enumerate(config)]
+        items = [reseed(item, f"{place}/{i}") for i, item in enumerate(config)]
         return type(config)(items) if type(config) in (list, tuple) else config
     return config
 
 
 @contextlib.contextmanager
-def _seeded(seed):
+def seeded(seed):
     """Seed Python's, NumPy's and Keras' generators; give them back as they were.
 
     Keras draws the seed of an initializer that has none from Python's.
@@ -183,6 +190,13 @@ def _seeded(seed):
         global_state.set_global_attribute("global_seed_generator", generator)
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def scale_kernels(model):
+    """Multiply fresh weights by `sqrt(fan_in / kept)`, as `scale_to_fan_in` says."""
+    owners = tree.kernel_owners(model)
+    for path, masked in masked_kernels(model).items():
+        _scale_to_fan_in(owners[path][0], masked)
 
 
 def _scale_to_fan_in(owner, masked):

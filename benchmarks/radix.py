@@ -1,0 +1,260 @@
+"""RadiX layers against dense, masked and CSR products: time and peak memory.
+
+    python benchmarks/radix.py --part products --seconds 2
+
+The parts are "products" (forward and backward), "fit" (whole steps of `fit`),
+"memory", "conv" and "growth" (the width, with 32 connections a neuron). Variants take
+turns within a row, so that ratios hold on a noisy machine; times are medians of ms.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import sparsenet_tf as stf  # noqa: E402
+
+PARTS = ("products", "fit", "memory", "conv", "growth")
+VARIANTS = ("Dense", "masked", "CSR", "RadixDense")
+WIDTHS, RADICES, BATCHES = (1024, 4096, 8192), (4, 16, 32), (32, 100, 512)
+CONV_BATCH, CONV_CHANNELS, CONV_SIDE = 32, 512, 16
+GROWTH_BATCH, FAN_IN = 100, 32
+
+
+def radix_layer(width, radix, last, width_out=1):
+    """A layer of `width` nodes at place value 1, or the last one of a full system."""
+    place_value = width // radix if last else 1
+    return stf.topology.RadixLayer(width, radix, place_value)
+
+
+def gradient_step(function, inputs, weights, upstream):
+    """A compiled forward and backward pass, to the inputs and to the weights."""
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(inputs)
+        return outputs, tape.gradient(outputs, [inputs, *weights], upstream)
+
+    return step
+
+
+def csr_product(layer):
+    """TensorFlow's product with a matrix in compressed sparse rows, W transposed."""
+    from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops as csr
+
+    inputs, outputs = layer.edges()
+    order = np.lexsort((inputs, outputs))
+    indices = np.stack([outputs[order], inputs[order]], axis=1)
+    shape = (layer.output_size, layer.input_size)
+    values = tf.Variable(tf.random.normal([len(order)], stddev=0.1))
+
+    def product(x):
+        matrix = csr.CSRSparseMatrix(tf.SparseTensor(indices, values, shape))
+        return csr.matmul(matrix, x, transpose_b=True, transpose_output=True)
+
+    return product, [values]
+
+
+def make_layer(variant, layer):
+    """A Keras layer for the topology, not built."""
+    if variant == "RadixDense":
+        return stf.layers.RadixDense(layer, use_bias=False)
+    dense = keras.layers.Dense(layer.output_size, use_bias=False)
+    return dense if variant == "Dense" else stf.layers.Masked(dense, layer.mask())
+
+
+def product_step(variant, layer, batch):
+    x = tf.random.normal((batch, layer.input_size))
+    upstream = tf.random.normal((batch, layer.output_size))
+    if variant == "CSR":
+        return gradient_step(*_first(csr_product(layer), x), upstream)
+    built = make_layer(variant, layer)
+    built.build(x.shape)
+    weights = [v.value for v in built.trainable_variables]
+    return gradient_step(built, x, weights, upstream)
+
+
+def _first(pair, x):
+    return pair[0], x, pair[1]
+
+
+def measure(steps, seconds):
+    """{name: milliseconds of each call}; the variants take turns."""
+    for step in steps.values():
+        step()
+        step()
+    times = {name: [] for name in steps}
+    begin = time.perf_counter()
+    while len(times[next(iter(steps))]) < 3 or time.perf_counter() - begin < seconds:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def row(labels, times, against="Dense"):
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    best = list(times)[-1]
+    speedup = np.array(times[against]) / np.array(times[best]) if against else [np.nan]
+    found = {**labels, **{f"{n}, ms": f"{m:.3g}" for n, m in medians.items()}}
+    if against:
+        low, middle, high = np.percentile(speedup, (25, 50, 75))
+        found["times faster"] = f"{middle:.3g} ({low:.3g} to {high:.3g})"
+    print(*found.values(), sep=" | ", flush=True)
+    return found
+
+
+def part_products(flags):
+    rows = []
+    for width in flags.widths:
+        for radix in flags.radices:
+            for last in (False, True):
+                for batch in flags.batches:
+                    layer = radix_layer(width, radix, last)
+                    steps = {v: product_step(v, layer, batch) for v in flags.variants}
+                    labels = {"width": width, "radix": radix}
+                    labels["place value"] = layer.place_value
+                    labels["batch"] = batch
+                    rows.append(row(labels, measure(steps, flags.seconds)))
+                    keras.backend.clear_session()
+    return rows
+
+
+def part_fit(flags):
+    """A step of `fit` with SGD on one layer: its update too goes over the weights."""
+    rows = []
+    steps_of_a_fit = 5
+    for width in flags.widths:
+        for last in (False, True):
+            layer = radix_layer(width, 32, last)
+            x = np.random.default_rng(0).normal(size=(100, width)).astype("float32")
+            data = tf.data.Dataset.from_tensors((x, x)).repeat(steps_of_a_fit)
+            steps = {}
+            for variant in ("Dense", "masked", "RadixDense"):
+                model = keras.Sequential(
+                    [keras.Input((width,)), make_layer(variant, layer)]
+                )
+                model.compile("sgd", "mse")
+                steps[variant] = functools.partial(model.fit, data, verbose=0)
+            times = measure(steps, flags.seconds)
+            times = {n: np.array(t) / steps_of_a_fit for n, t in times.items()}
+            rows.append(row({"width": width, "place value": layer.place_value}, times))
+            keras.backend.clear_session()
+    return rows
+
+
+def part_memory(flags):
+    """Peak memory of forward and backward, each in a process of its own."""
+    rows = []
+    for width in flags.widths:
+        found = {"width": width, "radix": 32, "batch": 100}
+        for variant in flags.variants:
+            found[f"{variant}, MB"] = round(peak_megabytes(variant, width))
+        print(*found.values(), sep=" | ", flush=True)
+        rows.append(found)
+    return rows
+
+
+def peak_megabytes(variant, width):
+    command = [sys.executable, __file__, f"--memory_of={variant},{width}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def print_peak(variant, width):
+    batch = GROWTH_BATCH
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = product_step(variant, radix_layer(width, FAN_IN, last=False), batch)
+    for _ in range(3):
+        step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def part_conv(flags):
+    rows = []
+    channels, side = CONV_CHANNELS, CONV_SIDE
+    x = tf.random.normal((CONV_BATCH, side, side, channels))
+    for radix in (channels // 4, channels // 16, channels // 32):
+        for last in (False, True):
+            topology = radix_layer(channels, radix, last)
+            layers = {
+                "Conv2D": keras.layers.Conv2D(channels, 3, padding="same"),
+                "RadixConv2D": stf.layers.RadixConv2D(topology, 3, padding="same"),
+            }
+            steps = {}
+            for name, layer in layers.items():
+                layer.build(x.shape)
+                weights = [v.value for v in layer.trainable_variables]
+                steps[name] = gradient_step(layer, x, weights, tf.ones_like(x))
+            labels = {"density": f"1/{channels // radix}"}
+            labels["place value"] = topology.place_value
+            rows.append(row(labels, measure(steps, flags.seconds), "Conv2D"))
+    return rows
+
+
+def part_growth(flags):
+    rows = []
+    for power in range(10, 17):
+        width = 2**power
+        layer = radix_layer(width, FAN_IN, last=False)
+        step = product_step("RadixDense", layer, GROWTH_BATCH)
+        times = measure({"RadixDense": step}, flags.seconds)
+        found = {"width": width, "nonzeros": layer.num_connections}
+        milliseconds = np.median(times["RadixDense"])
+        found["RadixDense, ms"] = f"{milliseconds:.3g}"
+        found["ns a nonzero"] = f"{1e6 * milliseconds / layer.num_connections:.3g}"
+        megabytes = peak_megabytes("RadixDense", width)
+        found["MB"] = round(megabytes)
+        found["bytes a nonzero"] = round(megabytes * 2**20 / layer.num_connections)
+        print(*found.values(), sep=" | ", flush=True)
+        rows.append(found)
+    return rows
+
+
+def table(rows):
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(r.values()) for r in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--part", choices=PARTS, nargs="+", default=PARTS)
+    add("--seconds", type=float, default=2, help="of a row, after which it ends")
+    add("--widths", type=int, nargs="+", default=WIDTHS)
+    add("--radices", type=int, nargs="+", default=RADICES)
+    add("--batches", type=int, nargs="+", default=BATCHES)
+    add("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
+    add("--output", type=pathlib.Path, default="results/radix.json")
+    add("--memory_of", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.memory_of:
+        variant, width = flags.memory_of.split(",")
+        print_peak(variant, int(width))
+        return
+    results = {}
+    for part in flags.part:
+        print(f"\n{part}", flush=True)
+        results[part] = globals()[f"part_{part}"](flags)
+    for part, rows in results.items():
+        print(f"\n{part}\n\n{table(rows)}")
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    flags.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

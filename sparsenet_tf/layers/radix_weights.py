@@ -1,0 +1,106 @@
+"""What the RadiX layers share: their topology's fit, and how weights begin."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src.initializers.random_initializers import compute_fans
+
+from sparsenet_tf.kernels.radix import stored_connections
+from sparsenet_tf.topology import RadixLayer
+
+
+def as_topology(topology):
+    """Return a `RadixLayer`, also from the dict that a config has of it.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(topology, dict):
+        return RadixLayer(**topology)
+    if not isinstance(topology, RadixLayer):
+        raise TypeError(
+            "`topology` must be a sparsenet_tf.topology.RadixLayer, such as one of "
+            f"RadixNet(...).layers. Received: {topology!r}"
+        )
+    return topology
+
+
+def fit_inputs(topology, size, name):
+    """Return `topology` with inputs dropped until `size` are left.
+
+    The first ones go, fewer than the nodes of one copy, as in Alford et al., who took
+    16 of 800 inputs away for MNIST's 784.
+
+    Raises:
+        ValueError: there are more inputs than that, or fewer.
+    """
+    surplus = topology.input_size - size
+    if not 0 <= surplus < topology.nodes - topology.drop_inputs % topology.nodes:
+        raise ValueError(
+            f"`topology` of layer {name!r} must have as many inputs as come in, or "
+            f"fewer than {topology.nodes} (its nodes) more, which are dropped. "
+            f"Received: {topology.input_size} inputs in the topology, {size} coming in"
+        )
+    return dataclasses.replace(topology, drop_inputs=topology.drop_inputs + surplus)
+
+
+def initializer_for_fans(initializer, fan_in, fan_out):
+    """Return a variance-scaling initializer as if its kernel had these fans.
+
+    The stored kernel's shape says nothing of them. Any other initializer is returned
+    as it is: those do not depend on fans.
+    """
+    if not isinstance(initializer, keras.initializers.VarianceScaling):
+        return initializer
+
+    def initialize(shape, dtype=None):
+        wanted = _fan(initializer.mode, fan_in, fan_out)
+        taken = _fan(initializer.mode, *compute_fans(shape))
+        return keras.initializers.VarianceScaling(
+            scale=initializer.scale * max(1.0, taken) / max(1.0, wanted),
+            mode=initializer.mode,
+            distribution=initializer.distribution,
+            seed=initializer.seed,
+        )(shape, dtype=dtype)
+
+    return initialize
+
+
+def _fan(mode, fan_in, fan_out):
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    return fans[mode]
+
+
+def kernel_fans(topology, positions=1, scale_to_fan_in=True):
+    """Mean connections of an output and of an input; or those of a dense layer."""
+    if not scale_to_fan_in:
+        return topology.input_size * positions, topology.output_size * positions
+    connections = topology.num_connections * positions
+    return connections / topology.output_size, connections / topology.input_size
+
+
+def to_dense_kernel(kernel, topology):
+    """The nonzeros (..., *kernel_shape) at their places (..., inputs, outputs)."""
+    kernel = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
+    inputs, outputs = stored_connections(topology)
+    leading = kernel.shape[: kernel.ndim - inputs.ndim]
+    dense = np.zeros(
+        (*leading, topology.input_size, topology.output_size), kernel.dtype
+    )
+    dense[..., inputs, outputs] = kernel
+    return dense
+
+
+def from_dense_kernel(dense, topology):
+    """Undo `to_dense_kernel`; what is not connected is left behind."""
+    dense = ops.convert_to_numpy(ops.convert_to_tensor(dense))
+    return dense[(..., *stored_connections(topology))]
+
+
+def built_like(new, source, input_shape, kernel):
+    """Return layer `new`, built, with `kernel` and the bias of `source`."""
+    new.build(input_shape)
+    new.set_weights([kernel, *([source.bias] if source.use_bias else [])])
+    return new
