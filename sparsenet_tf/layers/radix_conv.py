@@ -12,6 +12,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.radix_weights import (
     as_topology,
     built_like,
+    count_dead_units,
     fit_inputs,
     from_dense_kernel,
     initializer_for_fans,
@@ -102,7 +103,8 @@ class RadixConv2D(BaseConv):
     def like(cls, layer, topology):
         """Return a layer, not built, with the settings of a Conv2D one."""
         config = {**layer.get_config(), "topology": as_topology(topology)}
-        del config["filters"]
+        for name in ("filters", "lora_rank", "lora_alpha"):
+            config.pop(name, None)
         return cls.from_config(config)
 
     @classmethod
@@ -133,11 +135,12 @@ class RadixConv2D(BaseConv):
                 f"each group of layer {layer.name!r}. Received: "
                 f"{new.topology.output_size} outputs"
             )
-        shape = [None, None, None, layer.kernel.shape[-2] * layer.groups]
+        kernel = layer.kernel  # with what LoRA adds to it
+        shape = [None, None, None, kernel.shape[-2] * layer.groups]
         if layer.data_format == "channels_first":
             shape = [None, shape[-1], None, None]
         new.build(shape)
-        dense = ops.convert_to_numpy(layer._kernel)
+        dense = ops.convert_to_numpy(kernel)
         if new._over_patches:
             dense = dense.reshape((-1, new.filters))
         else:
@@ -153,14 +156,40 @@ class RadixConv2D(BaseConv):
             ValueError: the layer is not built.
         """
         kernel = self.dense_kernel()
-        config = self.get_config()
-        for name in ("topology", "scale_to_fan_in"):
-            del config[name]
-        new = keras.layers.Conv2D.from_config({**config, "filters": self.filters})
         shape = (None, None, None, self._channels)
         if self.data_format == "channels_first":
             shape = (None, self._channels, None, None)
-        return built_like(new, self, shape, kernel)
+        return built_like(self.like_dense(), self, shape, kernel)
+
+    def like_dense(self):
+        """Return a `keras.layers.Conv2D`, not built, with this layer's settings."""
+        config = self.get_config()
+        for name in ("topology", "scale_to_fan_in"):
+            del config[name]
+        return keras.layers.Conv2D.from_config({**config, "filters": self.filters})
+
+    @property
+    def dense_shape(self):
+        """Shape of the kernel of the dense layer that this one stands for."""
+        return (*self.kernel_size, self._channels // self.groups, self.filters)
+
+    def count_dead_units(self):
+        """How many inputs and outputs have no nonzero weight at any position."""
+        stored = self._stored_kernel()
+        if self._over_patches:
+            return count_dead_units(stored, self.topology)
+        counts = [
+            count_dead_units(stored[:, :, group], self.topology)
+            for group in range(self.groups)
+        ]
+        return tuple(map(sum, zip(*counts, strict=True)))
+
+    def _stored_kernel(self):
+        """The kernel as an array (h, w, group, *kernel_shape), or for patches flat."""
+        shape = kernel_shape(self.topology)
+        if not self._over_patches:
+            shape = (*self.kernel_size, self.groups, *shape)
+        return ops.convert_to_numpy(self._kernel).reshape(shape)
 
     def dense_kernel(self):
         """The kernel as a NumPy array (h, w, channels of a group, filters)."""
@@ -168,11 +197,7 @@ class RadixConv2D(BaseConv):
             raise ValueError(
                 f"Layer {self.name!r} must be built: it has no weights yet"
             )
-        kernel = ops.convert_to_numpy(self._kernel)
-        stored = kernel_shape(self.topology)
-        if not self._over_patches:
-            stored = (*self.kernel_size, self.groups, *stored)
-        dense = to_dense_kernel(kernel.reshape(stored), self.topology)
+        dense = to_dense_kernel(self._stored_kernel(), self.topology)
         if not self._over_patches:  # (h, w, group, in, out) to (h, w, in, group, out)
             dense = dense.transpose(0, 1, 3, 2, 4)
         return dense.reshape((*self.kernel_size, -1, self.filters))

@@ -10,6 +10,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.radix_weights import (
     as_topology,
     built_like,
+    count_dead_units,
     fit_inputs,
     from_dense_kernel,
     initializer_for_fans,
@@ -137,11 +138,25 @@ class RadixDense(keras.layers.Layer):
             ValueError: the layer is not built.
         """
         kernel = self.dense_kernel()
+        return built_like(
+            self.like_dense(), self, (None, self.topology.input_size), kernel
+        )
+
+    def like_dense(self):
+        """Return a `keras.layers.Dense`, not built, with this layer's settings."""
         config = self.get_config()
         for name in ("topology", "scale_to_fan_in"):
             del config[name]
-        new = keras.layers.Dense.from_config({**config, "units": self.units})
-        return built_like(new, self, (None, self.topology.input_size), kernel)
+        return keras.layers.Dense.from_config({**config, "units": self.units})
+
+    @property
+    def dense_shape(self):
+        """Shape of the kernel of the dense layer that this one stands for."""
+        return (self.topology.input_size, self.topology.output_size)
+
+    def count_dead_units(self):
+        """How many inputs and outputs have no nonzero weight."""
+        return count_dead_units(self.kernel, self.topology)
 
     def dense_kernel(self):
         """The matrix W as a NumPy array (input_size, output_size), with its zeros."""

@@ -34,8 +34,12 @@ def fit_inputs(topology, size, name):
     16 of 800 inputs away for MNIST's 784.
 
     Raises:
-        ValueError: there are more inputs than that, or fewer.
+        ValueError: there are more inputs than that, or fewer, or nobody knows how many.
     """
+    if size is None:
+        raise ValueError(
+            f"The number of inputs must be known in layer {name!r}. Received: None"
+        )
     surplus = topology.input_size - size
     if not 0 <= surplus < topology.nodes - topology.drop_inputs % topology.nodes:
         raise ValueError(
@@ -91,6 +95,21 @@ def to_dense_kernel(kernel, topology):
     )
     dense[..., inputs, outputs] = kernel
     return dense
+
+
+def count_dead_units(kernel, topology):
+    """Inputs and outputs that all weights (..., *kernel_shape) leave unconnected.
+
+    Leading axes are those of one set of units: a unit is dead if it is in all of them.
+    """
+    kernel = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
+    inputs, outputs = stored_connections(topology)
+    leading = tuple(range(kernel.ndim - inputs.ndim))
+    alive = (kernel != 0).any(axis=leading)
+    return (
+        topology.input_size - np.unique(inputs[alive]).size,
+        topology.output_size - np.unique(outputs[alive]).size,
+    )
 
 
 def from_dense_kernel(dense, topology):

@@ -51,12 +51,27 @@ def is_copyable(model):
 def copy_weights(source, target):
     """Copy all weights but masks from `source` to `target`, in order.
 
+    Layers that hold only their nonzeros may have dense ones as counterparts.
+
     Raises:
         ValueError: the two models do not have the same weights.
     """
     if not source.built:
         return
     old, new = plain_weights(source), plain_weights(target)
+    kernels = {
+        id(weight): layer
+        for _, layer in tree.walk(source)
+        if tree.is_sparse(layer)
+        for weight in layer.weights
+        if weight.name == "kernel"
+    }
+    if len(old) == len(new):
+        old = [
+            value if value.shape == v.shape else kernels[id(value)].dense_kernel()
+            for value, v in zip(old, new, strict=True)
+            if value.shape == v.shape or id(value) in kernels
+        ]
     if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
         raise ValueError(
             f"Model {source.name!r} could not be copied with its weights: it has "

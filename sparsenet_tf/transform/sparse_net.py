@@ -8,7 +8,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
-from sparsenet_tf.layers.replace import copy_compile, replace_layers
+from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
 from sparsenet_tf.topology.selection import check_sparsity
@@ -40,8 +40,9 @@ def sparse_net(
     left. "radix" gives `RadixDense` and `RadixConv2D` layers, which hold and compute
     with their nonzeros only. Dense layers in a row become one `RadixNet`, in which
     every input reaches every output, if one has a density within a tenth of that
-    asked for; all other layers become single RadiX layers. A convolution joins channels, or entries of its patches where less than one channel
-    for each filter is wanted. "random" and "expander" give `Masked` layers.
+    asked for; all other layers become single RadiX layers. A convolution joins
+    channels, or entries of its patches where less than one channel for each filter is
+    wanted. "random" and "expander" give `Masked` layers.
 
     Args:
         model: a built Sequential or functional `keras.Model`; left as it is.
@@ -72,6 +73,11 @@ def sparse_net(
 3000 connections
     """
     check_rebuildable(model, seed)
+    if not is_copyable(model):
+        raise ValueError(
+            f"`model` must be Sequential or functional. Received: model {model.name!r} "
+            f"of class {type(model).__name__}"
+        )
     sparsity = check_sparsity(sparsity)
     if topology not in TOPOLOGIES:
         raise ValueError(

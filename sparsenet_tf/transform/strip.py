@@ -5,14 +5,15 @@ from sparsenet_tf.layers.replace import clone_layer, replace_layers
 
 
 def strip(model):
-    """Return the model without masks: plain Keras layers, zeros kept.
+    """Return the model as plain Keras layers, without masks, zeros kept.
 
     The result needs nothing of this package to be saved, loaded and run. Trained
     further, its zeros do not stay. A Sequential or functional model is copied, and
     compiled as it was with a fresh optimizer; a subclassed model is changed in place.
 
     Args:
-        model: a sparsified `keras.Model`. One without masks comes back as a copy (or
+        model: a sparsified `keras.Model`, or one with layers that hold only their
+            nonzeros, which become dense ones. Any other comes back as a copy (or
             itself, if subclassed).
 
     Raises:
@@ -27,7 +28,11 @@ def strip(model):
     return replace_layers(
         model,
         _release,
-        clone=lambda path, layer: clone_layer(path, unwrap(layer)),
+        clone=lambda path, layer: (
+            layer.like_dense()
+            if tree.is_sparse(layer)
+            else clone_layer(path, unwrap(layer))
+        ),
     )
 
 
@@ -40,4 +45,4 @@ def _release(path, layer):
     if tree.is_masked(layer):
         for masked in layer.kernels.values():
             masked.release()
-    return unwrap(layer)
+    return layer.to_dense() if tree.is_sparse(layer) else unwrap(layer)

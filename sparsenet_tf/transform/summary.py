@@ -1,6 +1,7 @@
 """`summary`: what is left of each kernel."""
 
 import dataclasses
+import math
 
 import numpy as np
 from keras import ops
@@ -30,7 +31,7 @@ class KernelSummary:
         bytes: of all its weights.
         compressed_bytes: of its nonzeros, plus one bit a weight that says where they
             are.
-        masked: whether it has a mask.
+        masked: whether it has a mask, or holds only its nonzeros.
     """
 
     path: str
@@ -107,7 +108,9 @@ def summary(model, print_fn=print):
     For each kernel: path, shape, weights, nonzeros, sparsity, dead input and output
     units (those without a connection left in it), bytes, and bytes when only the
     nonzeros are kept with one bit a weight for their places. A "*" marks kernels
-    without a mask. The last line adds them up, with all other weights in the bytes.
+    without a mask. Layers that hold only their nonzeros are listed in the shape of the
+    dense layer that they stand for, with the bytes that they take. The last line adds
+    them up, with all other weights in the bytes.
 
     Args:
         model: a built `keras.Model`, plain or sparsified.
@@ -131,14 +134,20 @@ def summary(model, print_fn=print):
         raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
     masked = masked_kernels(model)
     owners = tree.kernel_owners(model)
-    rows = tuple(
+    rows = [
         _summarize(path, layer, kernel, path in masked)
         for path, (layer, kernel) in owners.items()
-    )
+    ]
     kernels = {id(kernel) for _, kernel in owners.values()}
+    for path, layer in tree.walk(model):
+        if tree.is_sparse(layer):
+            rows.append(_summarize_sparse(f"{path}/kernel", layer))
+            kernels.add(id(layer.weights[0]))
+    order = [path for path, _ in tree.walk(model)]
+    rows.sort(key=lambda row: _place(row.path, order))
     masks = {id(m.mask) for m in masked.values()}
     other = [v for v in model.weights if id(v) not in kernels | masks]
-    table = Summary(rows, sum(map(_bytes, other)))
+    table = Summary(tuple(rows), sum(map(_bytes, other)))
     if print_fn is not None:
         print_fn(str(table))
     return table
@@ -165,6 +174,33 @@ def _summarize(path, layer, kernel, masked):
         compressed_bytes=nonzeros * values.itemsize + (values.size + 7) // 8,
         masked=masked,
     )
+
+
+def _summarize_sparse(path, layer):
+    """The row of a layer that holds its nonzeros alone."""
+    values = ops.convert_to_numpy(ops.convert_to_tensor(layer.weights[0]))
+    size = math.prod(layer.dense_shape)
+    nonzeros = int(np.count_nonzero(values))
+    dead_inputs, dead_outputs = layer.count_dead_units()
+    return KernelSummary(
+        path=path,
+        shape=layer.dense_shape,
+        size=size,
+        nonzeros=nonzeros,
+        sparsity=1.0 - nonzeros / size,
+        dead_inputs=dead_inputs,
+        dead_outputs=dead_outputs,
+        bytes=values.nbytes,
+        compressed_bytes=values.nbytes,
+        masked=True,
+    )
+
+
+def _place(path, order):
+    """Where in the model's order the layer is that holds the kernel."""
+    while path not in order and "/" in path:
+        path = path.rpartition("/")[0]
+    return order.index(path) if path in order else -1
 
 
 def _bytes(variable):
