@@ -7,7 +7,7 @@ from keras import ops
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.criteria import magnitude
-from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.pruning.one_shot import (
     check_scope,
     prunable_kernels,
@@ -93,7 +93,7 @@ class PruningCallback(keras.callbacks.Callback):
         exclude = tree.check_names(self.model, self.exclude, "exclude")
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
-        self._own_steps = type(self.model).train_step is not keras.Model.train_step
+        self._own_steps = not trains_as_keras(self.model)
         self._sparsity = sparsity_of(self._kernels)
         for masked in self._kernels.values():  # whatever was assigned to them since
             masked.set_mask(masked.mask_value(), guard=False)

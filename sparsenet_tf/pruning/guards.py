@@ -19,8 +19,7 @@ def lower_guards(model, masked_kernels):
         masked_kernels: collection of its `MaskedKernel`.
     """
     clear_slots(model.optimizer, masked_kernels)
-    keras_step = type(model).train_step is keras.Model.train_step
-    if not (keras_step and is_elementwise(model.optimizer)):
+    if not (trains_as_keras(model) and is_elementwise(model.optimizer)):
         for masked in masked_kernels:
             masked.raise_guard(retrace=True)
         return
@@ -30,6 +29,11 @@ def lower_guards(model, masked_kernels):
         masked.lower_guard(model, use_native)
     if traced_with_guards:
         model.make_train_function(force=True)
+
+
+def trains_as_keras(model):
+    """Whether a training step is Keras' own: at most one optimizer step a batch."""
+    return type(model).train_step is keras.Model.train_step
 
 
 def raise_guards(masked_kernels):
