@@ -78,6 +78,8 @@ class RadixConv2D(BaseConv):
         scale_to_fan_in=True,
         **kwargs,
     ):
+        if unsupported := {"lora_rank", "lora_alpha"} & kwargs.keys():
+            raise TypeError(f"RadixConv2D has no arguments {sorted(unsupported)}")
         self.topology = as_topology(topology)
         super().__init__(
             rank=2,

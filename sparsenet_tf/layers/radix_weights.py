@@ -120,6 +120,7 @@ def from_dense_kernel(dense, topology):
 
 def built_like(new, source, input_shape, kernel):
     """Return layer `new`, built, with `kernel` and the bias of `source`."""
-    new.build(input_shape)
+    if not new.built:
+        new.build(input_shape)
     new.set_weights([kernel, *([source.bias] if source.use_bias else [])])
     return new
