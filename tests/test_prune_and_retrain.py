@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from sparsenet_tf.experiments import data, prune_and_retrain
+import sparsenet_tf as stf
+from sparsenet_tf.experiments import command_line, data, prune_and_retrain, training
 from sparsenet_tf.experiments.prune_and_retrain import METHODS, Settings
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "prune_and_retrain.py"
@@ -66,6 +67,18 @@ def test_the_sparsity_is_reached(outcome):
         assert record.sparsity_reached == pytest.approx(record.sparsity, abs=1e-4)
 
 
+@pytest.mark.parametrize("scope", prune_and_retrain.SCOPES)
+def test_scope_says_what_has_the_sparsity(scope):
+    settings = dataclasses.replace(TINY, scope=scope)
+    repetition = prune_and_retrain._Repetition(
+        settings, few_digits(), 0, lambda name: lambda step: None
+    )
+    dense = repetition.train(repetition.new_model(), "dense")
+    for model in repetition.sparse_models(dense, 0.9):
+        kept = [mask.mean() for mask in stf.get_masks(model).values()]
+        assert (max(kept) < 0.101) == (scope == "layer")
+
+
 def test_each_run_takes_exactly_its_steps(outcome):
     _, calls = outcome
     runs = 2 * (1 + 3)
@@ -85,7 +98,7 @@ def test_a_seed_gives_the_same_records_alone(outcome):
 def test_each_image_comes_once_before_any_comes_again():
     digits = few_digits()
     digits = dataclasses.replace(digits, y_train=np.arange(93))
-    batches = prune_and_retrain._Batches(digits, TINY, seed=0)
+    batches = training.Batches(digits, TINY, seed=0)
     labels = [batches[i][1].tolist() for i in range(len(batches))]
     assert len(labels) == 9 and {len(batch) for batch in labels} == {20}
     first, second = sum(labels[:4], []), sum(labels[4:8], [])
@@ -93,10 +106,10 @@ def test_each_image_comes_once_before_any_comes_again():
     # Whatever the order of access.
     assert batches[2][1].tolist() == labels[2]
     np.testing.assert_array_equal(batches[2][0], digits.x_train[labels[2]])
-    other = prune_and_retrain._Batches(digits, TINY, seed=1)
+    other = training.Batches(digits, TINY, seed=1)
     assert other[2][1].tolist() != labels[2]
     large = dataclasses.replace(TINY, batch_size=1000)
-    assert sorted(prune_and_retrain._Batches(digits, large, 0)[8][1]) == list(range(93))
+    assert sorted(training.Batches(digits, large, 0)[8][1]) == list(range(93))
 
 
 def test_lenet_5():
@@ -115,7 +128,7 @@ def test_divergence_is_named():
 def test_the_datasets_are_those_that_load():
     with pytest.raises(ValueError) as error:
         data.load("unknown")
-    assert repr(prune_and_retrain.DATASETS) in str(error.value)
+    assert repr(training.DATASETS) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +153,7 @@ def test_the_datasets_are_those_that_load():
         ("end_step", 99),
         ("end_step", 1001),
         ("frequency", 0),
+        ("scope", "model"),
         ("batch_size", 0),
         ("seeds", ()),
         ("seeds", (1, 1)),
@@ -181,7 +195,7 @@ def test_flags_give_settings():
     values = parse(example, "--sparsities=0.5,0.9", "--seeds=4", "--frequency=5")
     expected = Settings(sparsities=(0.5, 0.9), seeds=(4,), frequency=5)
     assert example.settings_from_flags(values) == expected
-    assert set(example.SETTINGS) == {f.name for f in dataclasses.fields(Settings)}
+    assert {f.name for f in dataclasses.fields(Settings)} <= set(values)
     assert "--sparsities=0.5,0.9" in values.flags_into_string()
 
 
@@ -228,7 +242,7 @@ def test_the_example_writes_its_files(tmp_path, capsys):
     example = import_example()
     settings = Settings(sparsities=(0.5,), steps=2, seeds=(0,))
     output_dir = tmp_path / "new" / "folder"
-    assert example.prepare(settings, output_dir).name == "mnist_5k"
+    assert command_line.prepare(settings, output_dir).name == "mnist_5k"
     results, picture = example.run(settings, few_digits(), output_dir)
     assert sorted(output_dir.iterdir()) == sorted([results, picture])
     assert len(json.loads(results.read_text())["records"]) == 5
@@ -245,7 +259,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("stream", "breaks"), [(io.StringIO, 11), (Terminal, 1)])
 def test_progress_is_short(stream, breaks):
     stream = stream()
-    progress = import_example().Progress(stream)
+    progress = command_line.Progress(stream)
     for done in range(1001):
         progress(done, 1000, "seed 0, dense" if done < 500 else "seed 0")
     text = stream.getvalue()
@@ -264,5 +278,5 @@ def test_the_accuracy_counts_all_images():
         return x
 
     for batch_size in (3, 10, 1000):
-        accuracy = prune_and_retrain._accuracy(model, scores, labels, batch_size)
+        accuracy = training.accuracy(model, scores, labels, batch_size)
         assert accuracy == 0.8

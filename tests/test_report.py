@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from sparsenet_tf.experiments import report
+from sparsenet_tf.experiments import files, report
 from sparsenet_tf.experiments.prune_and_retrain import METHODS, Record, Settings
 
 
@@ -68,7 +68,7 @@ def test_no_records_is_an_error():
 
 def test_results_round_trip(tmp_path):
     path = tmp_path / "results.json"
-    report.write_results(path, Settings(steps=10), RECORDS)
+    files.write_results(path, Settings(steps=10), RECORDS)
     results = json.loads(path.read_text())
     assert results["settings"]["steps"] == 10
     assert [Record(**r) for r in results["records"]] == RECORDS
@@ -83,12 +83,12 @@ def fail(*_):
 @pytest.mark.parametrize("function", ["replace", "fdopen", "chmod"])
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, function):
     path = tmp_path / "results.json"
-    report.write_results(path, Settings(), RECORDS)
+    files.write_results(path, Settings(), RECORDS)
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
         with pytest.raises(OSError, match="disk full"):
-            report.write_results(path, Settings(), RECORDS[:1])
+            files.write_results(path, Settings(), RECORDS[:1])
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["results.json"]
 
@@ -98,9 +98,9 @@ def test_what_json_cannot_say_is_refused(tmp_path):
     path.write_text("old")
     bad = [dataclasses.replace(RECORDS[0], accuracy=float("nan"))]
     with pytest.raises(ValueError):
-        report.write_results(path, Settings(), bad)
+        files.write_results(path, Settings(), bad)
     with pytest.raises(TypeError):
-        report.write_results(path, Settings(data_dir=b"here"), RECORDS)
+        files.write_results(path, Settings(data_dir=b"here"), RECORDS)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
 
 
@@ -160,4 +160,4 @@ def test_the_picture_leaves_global_state_alone(tmp_path):
 def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"sparsenet_tf\[figures\]"):
-        report.import_matplotlib()
+        files.import_matplotlib()

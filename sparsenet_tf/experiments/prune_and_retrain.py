@@ -8,25 +8,22 @@ For each seed a dense network is trained, and for each sparsity four sparse ones
 - "one-time": the trained dense network, pruned at once and not trained further;
 - "one-time, retrained": new weights trained on those masks.
 
-Every kernel is pruned to the same sparsity, the logits' included; biases never are.
+All kernels together are pruned to the sparsity, or with `scope="layer"`, as in the paper,
+each of them; the logits' included. Biases never are.
 """
 
 import dataclasses
 import gc
-import itertools
 import math
 
 import keras
-import numpy as np
-from keras import ops
 
 import sparsenet_tf as stf
+from sparsenet_tf.experiments import training
 from sparsenet_tf.experiments.data import load
-from sparsenet_tf.experiments.models import lenet_5, lenet_300_100
+from sparsenet_tf.experiments.training import DENSE, MODELS, check, check_integer
 
-DATASETS = ("mnist_5k", "mnist", "fashion_mnist", "cifar10")
-MODELS = {"lenet_300_100": lenet_300_100, "lenet_5": lenet_5}
-DENSE = "dense"
+SCOPES = ("global", "layer")
 METHODS = ("iterative", "iterative, retrained", "one-time", "one-time, retrained")
 
 
@@ -55,6 +52,7 @@ class Settings:
     begin_step: int | None = None  # of pruning; None: 10% of `steps`
     end_step: int | None = None  # of pruning, at most `steps`; None: 70% of `steps`
     frequency: int | None = None  # steps between two cuts; None: 2% of `steps`
+    scope: str = "global"  # or "layer": at 99%, that leaves the ten logits ten weights
     batch_size: int = 100
     seeds: tuple = (0, 1, 2)  # distinct; the whole experiment once for each
 
@@ -63,28 +61,17 @@ class Settings:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
-        _check("dataset", self.dataset, self.dataset in DATASETS, f"one of {DATASETS}")
-        _check("model", self.model, self.model in MODELS, f"one of {tuple(MODELS)}")
-        _check_integer("steps", self.steps, 1)
-        rate = self.learning_rate
-        _check("learning_rate", rate, 0 < rate < math.inf, "a positive number")
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        training.check_training(self)
         settle("begin_step", round(0.1 * self.steps))
-        _check_integer("begin_step", self.begin_step, 0, self.steps)
+        check_integer("begin_step", self.begin_step, 0, self.steps)
         settle("end_step", max(self.begin_step, round(0.7 * self.steps)))
-        _check_integer("end_step", self.end_step, self.begin_step, self.steps)
+        check_integer("end_step", self.end_step, self.begin_step, self.steps)
         settle("frequency", max(1, self.steps // 50))
-        _check_integer("frequency", self.frequency, 1)
-        _check_integer("batch_size", self.batch_size, 1)
-        for name in ("sparsities", "seeds"):
-            values = tuple(getattr(self, name))
-            distinct = 0 < len(values) == len(set(values))
-            _check(name, values, distinct, "distinct and at least one")
-            object.__setattr__(self, name, values)
+        check_integer("frequency", self.frequency, 1)
+        check("scope", self.scope, self.scope in SCOPES, f"one of {SCOPES}")
+        training.check_distinct(self, "sparsities")
         for share in self.sparsities:
-            _check("sparsities", share, 0 < share < 1, "between 0 and 1")
-        for seed in self.seeds:
-            _check_integer("seeds", seed, 0)
+            check("sparsities", share, 0 < share < 1, "between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +108,7 @@ def run(settings, dataset=None, progress=None):
     dataset = dataset or load(settings.dataset, settings.data_dir)
     # Per sparsity all but "one-time" are trained.
     runs = len(settings.seeds) * (1 + 3 * len(settings.sparsities))
-    steps_before = itertools.count(0, settings.steps)
-
-    def start_run(name):
-        before, total = next(steps_before), runs * settings.steps
-        return lambda step: progress and progress(before + step, total, name)
-
+    start_run = training.report_runs(progress, runs, settings.steps)
     records = []
     for seed in settings.seeds:
         records += _Repetition(settings, dataset, seed, start_run).run()
@@ -159,12 +141,12 @@ class _Repetition:
         schedule = stf.pruning.PolynomialDecay(
             0.0, sparsity, s.begin_step, s.end_step, frequency=s.frequency
         )
-        pruning = stf.pruning.PruningCallback(schedule)
+        pruning = stf.pruning.PruningCallback(schedule, scope=s.scope)
         names = [f"{method}, sparsity {sparsity:g}" for method in METHODS]
         iterative = self.train(stf.sparsify(self.new_model()), names[0], [pruning])
         yield iterative
         yield self.retrain(iterative, names[1])
-        one_time = stf.pruning.prune_one_shot(dense, sparsity)
+        one_time = stf.pruning.prune_one_shot(dense, sparsity, scope=s.scope)
         yield one_time
         yield self.retrain(one_time, names[3])
 
@@ -175,11 +157,7 @@ class _Repetition:
         # Keras calls back only between executions: their length must divide every
         # step at which something happens, for that to happen exactly there.
         stops = (s.steps, s.begin_step, s.end_step, s.frequency)
-        model.compile(
-            optimizer=keras.optimizers.SGD(s.learning_rate, s.momentum),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            steps_per_execution=math.gcd(*stops),
-        )
+        training.compile_model(model, s, steps_per_execution=math.gcd(*stops))
         return model
 
     def train(self, model, name, callbacks=()):
@@ -194,14 +172,9 @@ class _Repetition:
 
     def fit_arguments(self, name, callbacks=()):
         report = self.start_run(f"seed {self.seed}, {name}")
-        return {
-            "x": _Batches(self.data, self.settings, self.seed),
-            "y": None,
-            "shuffle": False,
-            # The first names a divergence before pruning trips over it.
-            "callbacks": [_Report(report), *callbacks],
-            "verbose": 0,
-        }
+        return training.fit_arguments(
+            self.data, self.settings, self.seed, report, callbacks
+        )
 
     def record(self, model, method, sparsity=0.0):
         return Record(
@@ -211,67 +184,5 @@ class _Repetition:
             sparsity_reached=stf.summary(model, print_fn=None).sparsity,
             method=method,
             seed=self.seed,
-            accuracy=_accuracy(model, self.data.x_test, self.data.y_test),
+            accuracy=training.accuracy(model, self.data.x_test, self.data.y_test),
         )
-
-
-class _Batches(keras.utils.PyDataset):
-    """As many batches as there are steps; every image once before any comes again.
-
-    One long epoch, since Keras sets its input up anew for each: with 40 steps in one,
-    that takes a third of the time.
-    """
-
-    def __init__(self, dataset, settings, seed):
-        super().__init__()
-        self.x, self.y = dataset.x_train, dataset.y_train
-        self.settings, self.seed = settings, seed
-        self.passed = None
-
-    def __len__(self):
-        return self.settings.steps
-
-    def __getitem__(self, step):
-        size = self.settings.batch_size
-        # A rest smaller than a batch waits for the next order.
-        passed, i = divmod(step, max(1, len(self.x) // size))
-        if passed != self.passed:
-            rng = np.random.default_rng((self.seed, passed))
-            self.passed, self.order = passed, rng.permutation(len(self.x))
-        batch = self.order[i * size : (i + 1) * size]
-        return self.x[batch], self.y[batch]
-
-
-class _Report(keras.callbacks.Callback):
-    """Reports the step, and stops with an error if training has diverged."""
-
-    def __init__(self, report):
-        super().__init__()
-        self.report = report
-
-    def on_train_batch_end(self, batch, logs=None):
-        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        if not math.isfinite(loss := logs["loss"]):
-            text = f"Training diverged: the loss is {loss} at step {step}. "
-            raise FloatingPointError(text + "Lower `learning_rate`.")
-        self.report(step)
-
-
-def _accuracy(model, x, y, batch_size=1000):
-    hits = 0
-    # Without `predict`, which would compile a function for each model.
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size)
-        scores = ops.convert_to_numpy(model(x[part], training=False))
-        hits += int(np.count_nonzero(scores.argmax(axis=-1) == y[part]))
-    return hits / len(x)
-
-
-def _check(name, value, right, expected):
-    if not right:
-        raise ValueError(f"`{name}` must be {expected}. Received: {value!r}")
-
-
-def _check_integer(name, value, least, most=2**32 - 1):
-    right = hasattr(value, "__index__") and least <= value <= most
-    _check(name, value, right, f"an integer from {least} to {most}")

@@ -1,18 +1,15 @@
-"""What came out of an experiment: a table, a file and a picture."""
+"""What came out of `prune_and_retrain`: a table and a picture."""
 
-import dataclasses
-import importlib.metadata
-import io
-import json
-import os
-import pathlib
-import tempfile
-from statistics import fmean, stdev
+from statistics import fmean
 
-import keras
-
+from sparsenet_tf.experiments import files
 from sparsenet_tf.experiments.prune_and_retrain import DENSE, METHODS
-from sparsenet_tf.version import __version__
+from sparsenet_tf.experiments.tables import (
+    align,
+    deviation,
+    mean_and_deviation,
+    spread_title,
+)
 
 # Colour, marker and line: each tells the methods apart, so that grey print will do.
 _STYLES = (("#0072b2", "o-"), ("#56b4e9", "s--"), ("#d55e00", "^-."), ("#e69f00", "D:"))
@@ -41,46 +38,18 @@ def format_table(records):
     dense: 97.00 ± 1.41
     """
     accuracies = _by_method(records)
-    seeds = len({record.seed for record in records})
-    spread = f": mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    first = records[0]
+    first, spread = records[0], spread_title(records)
     lines = [f"Test accuracy of {first.model} on {first.dataset} in %{spread}", ""]
     if DENSE in accuracies:
-        lines.append(f"dense: {_mean_and_deviation(accuracies.pop(DENSE)[0.0])}")
+        lines.append(f"dense: {mean_and_deviation(accuracies.pop(DENSE)[0.0])}")
     sparsities = sorted({s for values in accuracies.values() for s in values})
     if sparsities:
         rows = [["sparsity", *accuracies]]
         for sparsity in sparsities:
-            cells = [_mean_and_deviation(v.get(sparsity)) for v in accuracies.values()]
+            cells = [mean_and_deviation(v.get(sparsity)) for v in accuracies.values()]
             rows.append([f"{100 * sparsity:.6g}%", *cells])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        aligned = [[c.rjust(w) for c, w in zip(r, widths, strict=True)] for r in rows]
-        lines += ["", *map("  ".join, aligned)]
+        lines += ["", *align(rows)]
     return "\n".join(lines)
-
-
-def write_results(path, settings, records):
-    """Write settings, records and versions to a JSON file, whole or not at all.
-
-    Args:
-        path: file to write; its folder must exist.
-        settings: a dataclass of the settings.
-        records: list of `Record`.
-
-    Raises:
-        ValueError, TypeError: a value has no form in JSON, such as NaN.
-        OSError: the file cannot be written. One that was there before is left whole.
-    """
-    tensorflow = importlib.metadata.version("tensorflow")
-    versions = {"keras": keras.__version__, "tensorflow": tensorflow}
-    results = {
-        "settings": dataclasses.asdict(settings),
-        "versions": {"sparsenet_tf": __version__, **versions},
-        "records": [dataclasses.asdict(record) for record in records],
-    }
-    # All of it before any file is touched.
-    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    _write_whole(path, text.encode())
 
 
 def plot_accuracy(records, path, title):
@@ -107,10 +76,7 @@ def plot_accuracy(records, path, title):
     sparsities = sorted({s for values in accuracies.values() for s in values})
     if not sparsities:
         raise ValueError("`records` must hold sparse networks. Received: none")
-    matplotlib = import_matplotlib()
-    # The object interface: pyplot would choose a backend for the whole process.
-    figure = matplotlib.figure.Figure(figsize=(10, 5.2), dpi=150, layout="constrained")
-    canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure = files.new_figure(10, 5.2)
     whole, zoomed = figure.subplots(1, 2)
     for axes in (whole, zoomed):
         _draw(axes, accuracies, sparsities, dense)
@@ -123,22 +89,7 @@ def plot_accuracy(records, path, title):
     figure.suptitle(title)
     entries = whole.get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=5)
-    png = io.BytesIO()
-    canvas.print_png(png)
-    _write_whole(path, png.getvalue())
-
-
-def import_matplotlib():
-    """Return matplotlib, or raise an ImportError that says what to install."""
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(
-            f"Pictures need matplotlib ({error}): pip install sparsenet_tf[figures]"
-        ) from error
-    return matplotlib
+    files.write_figure(path, figure)
 
 
 def _by_method(records):
@@ -153,29 +104,18 @@ def _by_method(records):
     return found
 
 
-def _deviation(values):
-    return stdev(values) if len(values) > 1 else 0.0
-
-
-def _mean_and_deviation(values):
-    if not values:
-        return "-"
-    mean = f"{fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {stdev(values):.2f}"
-
-
 def _draw(axes, accuracies, sparsities, dense):
     if dense:
-        mean, deviation = fmean(dense), _deviation(dense)
+        mean, spread = fmean(dense), deviation(dense)
         axes.axhline(mean, color="0.3", linewidth=1, label=DENSE)
-        axes.axhspan(mean - deviation, mean + deviation, color="0.3", alpha=0.1)
+        axes.axhspan(mean - spread, mean + spread, color="0.3", alpha=0.1)
     for method, values in accuracies.items():
         color, style = _STYLES[METHODS.index(method)]
         # Side by side, or the error bars would cover each other.
         shift = 0.07 * (METHODS.index(method) - 1.5)
         x = [sparsities.index(s) + shift for s in values]
         y = [fmean(accuracy) for accuracy in values.values()]
-        spread = [_deviation(accuracy) for accuracy in values.values()]
+        spread = [deviation(accuracy) for accuracy in values.values()]
         look = {"color": color, "markersize": 5, "capsize": 3}
         axes.errorbar(x, y, spread, fmt=style, label=method, **look)
     axes.set_xticks(range(len(sparsities)), [f"{100 * s:.6g}" for s in sparsities])
@@ -183,16 +123,3 @@ def _draw(axes, accuracies, sparsities, dense):
     axes.set_ylabel("Test accuracy (%)")
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-
-
-def _write_whole(path, content):
-    path = pathlib.Path(path)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(beside, 0o644)  # mkstemp keeps others out
-        os.replace(beside, path)
-    except BaseException:
-        pathlib.Path(beside).unlink(missing_ok=True)
-        raise
