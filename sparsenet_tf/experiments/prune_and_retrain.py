@@ -8,8 +8,8 @@ For each seed a dense network is trained, and for each sparsity four sparse ones
 - "one-time": the trained dense network, pruned at once and not trained further;
 - "one-time, retrained": new weights trained on those masks.
 
-All kernels together are pruned to the sparsity, or with `scope="layer"`, as in the paper,
-each of them; the logits' included. Biases never are.
+All kernels together are pruned to the sparsity, the logits' included; or, as in the
+paper, each of them with `scope="layer"`. Biases never are.
 """
 
 import dataclasses
