@@ -10,6 +10,7 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from sparsenet_tf.kernels.mask_gradient import mask_gradient
+from sparsenet_tf.layers.mask_values import to_numpy
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,11 +69,11 @@ class MaskedKernel:
 
     def mask_value(self):
         """The mask as a boolean NumPy array."""
-        return ops.convert_to_numpy(ops.convert_to_tensor(self.mask)) != 0
+        return to_numpy(self.mask) != 0
 
     def kernel_value(self):
         """The kernel as a NumPy array."""
-        return ops.convert_to_numpy(ops.convert_to_tensor(self.kernel))
+        return to_numpy(self.kernel)
 
     def set_mask(self, mask, value=None, guard=True):
         """Assign a boolean array as the mask and zero the kernel there.

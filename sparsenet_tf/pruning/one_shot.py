@@ -3,9 +3,9 @@
 import warnings
 
 import numpy as np
-from keras import ops
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.pruning.criteria import magnitude
@@ -164,7 +164,7 @@ def check_scope(scope):
 
 
 def _finite_values(path, kernel):
-    values = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
+    values = to_numpy(kernel)
     if values.dtype.kind != "f":  # bfloat16, which NumPy does not know
         values = values.astype("float32")
     if not np.isfinite(values).all():
