@@ -1,11 +1,11 @@
 # Each command sets up what it needs in $(VENV), which belongs to this file, and
-# installs again only when pyproject.toml or setup.py changes.
+# installs again only when pyproject.toml, setup.py or the C++ sources change.
 #
 #   make demo     prune, retrain and draw   (make demo DEMO_FLAGS="--steps=500")
 #   make test     the tests, without the slow ones
 #   make slow     the slow tests alone
 #   make lint     style and formatting
-#   make benchmark
+#   make benchmark     what pruning costs, what RadiX layers gain: half an hour
 #   make clean    remove everything but results/
 
 # The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
@@ -39,6 +39,7 @@ lint: $(VENV)/.installed-tests
 
 benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
+	$(VENV)/bin/python benchmarks/radix.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
