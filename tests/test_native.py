@@ -103,12 +103,8 @@ def test_fit_uses_it_but_never_under_xla(tf):
 
 def test_it_is_not_used_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "library_path", lambda version: tmp_path / "none.so")
-    native.load_ops.cache_clear()
-    try:
-        assert native.load_ops() is None
-        assert not native_is_usable(compiled())
-    finally:
-        native.load_ops.cache_clear()
+    assert native.load_ops() is None
+    assert not native_is_usable(compiled())
 
 
 def test_no_compiler_is_said_so(monkeypatch, tmp_path):

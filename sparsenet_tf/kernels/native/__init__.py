@@ -6,7 +6,6 @@ import pathlib
 import keras
 
 
-@functools.cache
 def load_ops():
     """Return the module of operations, or None where they cannot be used.
 
@@ -19,9 +18,14 @@ def load_ops():
     import tensorflow as tf
 
     path = library_path(tf.__version__)
-    if not path.exists():
-        return None
-    ops = tf.load_op_library(str(path))
+    return _load(str(path)) if path.exists() else None
+
+
+@functools.cache  # TensorFlow refuses to be told of a gradient twice.
+def _load(path):
+    import tensorflow as tf
+
+    ops = tf.load_op_library(path)
 
     @tf.RegisterGradient("SparsenetMaskGradient")
     def _(op, upstream):
