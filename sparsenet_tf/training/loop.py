@@ -68,7 +68,7 @@ def fit(
     >>> x, y = np.ones((20, 4), "float32"), np.ones((20, 2), "float32")
     >>> history = fit(model, x, y, steps=6, batch_size=5, evaluate_every=3)
     >>> history.history["step"]
-    [3, 6]
+    [3.0, 6.0]
     """
     _check(model, steps, batch_size, evaluate_every, seed)
     batches = _Batches(x, y, batch_size, seed)
