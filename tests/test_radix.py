@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsenet_tf.kernels.radix import kernel_shape, radix_matmul, stored_connections
-from sparsenet_tf.kernels.radix_conv import over_patches, radix_conv
+from sparsenet_tf.kernels.radix_conv import over_patches, radix_conv, tiles_are_faster
 from sparsenet_tf.kernels.reference import masked_conv, masked_matmul
 from sparsenet_tf.topology import RadixLayer
 
@@ -210,15 +210,20 @@ def test_matmul_keeps_the_dtype(dtype):
     st.sampled_from([(1, 1), (2, 1), ((1, 2), 1), (1, 2), (1, (2, 1))]),
     st.integers(1, 3),
     st.sampled_from([0, 1, 2]),
+    st.booleans(),
 )
-def test_conv_is_the_masked_one(topology, size, padding, steps, groups, batch):
+def test_conv_is_the_masked_one(
+    topology, size, padding, steps, groups, batch, in_tiles
+):
     strides, dilation = steps
     options = {"padding": padding, "strides": strides, "dilation_rate": dilation}
     inputs = normal((batch, 5, 6, groups * topology.input_size))
     kernel = conv_kernel(topology, size, groups)
     assert kernel.size == size[0] * size[1] * groups * topology.num_connections
     got = output_and_gradients(
-        lambda x, w: radix_conv(x, w, topology, groups=groups, **options),
+        lambda x, w: radix_conv(
+            x, w, topology, groups=groups, in_tiles=in_tiles, **options
+        ),
         inputs,
         kernel,
     )
@@ -253,8 +258,9 @@ def test_conv_over_patches_is_the_masked_one(patches, padding, steps, batch):
     assert_same(got, (outputs, to_inputs, to_kernel[stored_connections(topology)]))
 
 
+@pytest.mark.parametrize("in_tiles", [True, False])
 @of_each
-def test_conv_in_a_graph_of_unknown_sizes(topology):
+def test_conv_in_a_graph_of_unknown_sizes(topology, in_tiles):
     channels = 2 * topology.input_size
     inputs = normal((2, 5, 6, channels))
     kernel = conv_kernel(topology, (2, 3), groups=2)
@@ -265,7 +271,8 @@ def test_conv_in_a_graph_of_unknown_sizes(topology):
 
     @tf.function(input_signature=signature)
     def convolve(x, w):
-        outputs = radix_conv(x, w, topology, groups=2, padding="same", strides=2)
+        options = {"padding": "same", "strides": 2, "in_tiles": in_tiles}
+        outputs = radix_conv(x, w, topology, groups=2, **options)
         assert outputs.shape[-1] == 2 * topology.output_size
         return outputs
 
@@ -292,11 +299,23 @@ def test_conv_over_patches_in_a_graph_of_unknown_sizes():
         assert_same([convolve(part)], [expected])
 
 
+def test_small_layers_of_few_channels_are_written_out():
+    assert not tiles_are_faster(RadixLayer(20, 2, 1, 1, 3, drop_outputs=10))
+    assert tiles_are_faster(RadixLayer(10, 5, 1, 2, 5))
+    assert tiles_are_faster(RadixLayer(128, 4, 1))
+
+
 @pytest.mark.parametrize(
-    ("name", "groups"),
-    [("one_tile", 1), ("tiles", 1), ("drop_inputs", 1), ("drop_outputs", 2)],
+    ("name", "groups", "in_tiles"),
+    [
+        ("one_tile", 1, True),
+        ("tiles", 1, True),
+        ("drop_inputs", 1, True),
+        ("drop_outputs", 2, True),
+        ("drop_outputs", 2, False),
+    ],
 )
-def test_conv_compiled(name, groups):
+def test_conv_compiled(name, groups, in_tiles):
     topology = TOPOLOGIES[name]
     inputs = normal((2, 5, 6, groups * topology.input_size))
     kernel = conv_kernel(topology, (1, 2), groups)
@@ -304,7 +323,11 @@ def test_conv_compiled(name, groups):
     @tf.function(jit_compile=True)
     def run(x, w):
         return output_and_gradients(
-            lambda x, w: radix_conv(x, w, topology, groups, padding="same"), x, w
+            lambda x, w: radix_conv(
+                x, w, topology, groups, in_tiles=in_tiles, padding="same"
+            ),
+            x,
+            w,
         )
 
     assert_same(
