@@ -33,10 +33,16 @@ CONV_BATCH, CONV_CHANNELS, CONV_SIDE = 32, 512, 16
 GROWTH_BATCH, FAN_IN = 100, 32
 
 
-def radix_layer(width, radix, last, width_out=1):
-    """A layer of `width` nodes at place value 1, or the last one of a full system."""
-    place_value = width // radix if last else 1
-    return stf.topology.RadixLayer(width, radix, place_value)
+def radix_layer(width, radix, last):
+    """The first or the last layer of the system (radix, radix), in copies."""
+    nodes = radix**2
+    copies = width // nodes
+    return stf.topology.RadixLayer(nodes, radix, radix if last else 1, copies, copies)
+
+
+def wide_ring(width, radix, last=False):
+    """A layer of one copy of `width` nodes: `radix` connections a neuron."""
+    return stf.topology.RadixLayer(width, radix, width // radix if last else 1)
 
 
 def gradient_step(function, inputs, weights, upstream):
@@ -128,6 +134,7 @@ def part_products(flags):
                     layer = radix_layer(width, radix, last)
                     steps = {v: product_step(v, layer, batch) for v in flags.variants}
                     labels = {"width": width, "radix": radix}
+                    labels["density"] = f"{layer.density:.1%}"
                     labels["place value"] = layer.place_value
                     labels["batch"] = batch
                     rows.append(row(labels, measure(steps, flags.seconds)))
@@ -164,22 +171,23 @@ def part_memory(flags):
     for width in flags.widths:
         found = {"width": width, "radix": 32, "batch": 100}
         for variant in flags.variants:
-            found[f"{variant}, MB"] = round(peak_megabytes(variant, width))
+            found[f"{variant}, MB"] = round(peak_megabytes(variant, width, "net"))
         print(*found.values(), sep=" | ", flush=True)
         rows.append(found)
     return rows
 
 
-def peak_megabytes(variant, width):
-    command = [sys.executable, __file__, f"--memory_of={variant},{width}"]
+def peak_megabytes(variant, width, kind):
+    command = [sys.executable, __file__, f"--memory_of={variant},{width},{kind}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
-def print_peak(variant, width):
+def print_peak(variant, width, kind):
     reset_peak()
     before = memory("VmRSS")
-    step = product_step(variant, radix_layer(width, FAN_IN, last=False), GROWTH_BATCH)
+    layer = {"ring": wide_ring(width, FAN_IN), "net": radix_layer(width, FAN_IN, False)}
+    step = product_step(variant, layer[kind], GROWTH_BATCH)
     for _ in range(3):
         step()
     print(memory("VmHWM") - before)
@@ -203,7 +211,7 @@ def part_conv(flags):
     x = tf.random.normal((CONV_BATCH, side, side, channels))
     for radix in (channels // 4, channels // 16, channels // 32):
         for last in (False, True):
-            topology = radix_layer(channels, radix, last)
+            topology = wide_ring(channels, radix, last)
             layers = {
                 "Conv2D": keras.layers.Conv2D(channels, 3, padding="same"),
                 "RadixConv2D": stf.layers.RadixConv2D(topology, 3, padding="same"),
@@ -275,14 +283,14 @@ def part_growth(flags):
     rows = []
     for power in range(10, 17):
         width = 2**power
-        layer = radix_layer(width, FAN_IN, last=False)
+        layer = wide_ring(width, FAN_IN)
         step = product_step("RadixDense", layer, GROWTH_BATCH)
         times = measure({"RadixDense": step}, flags.seconds)
         found = {"width": width, "nonzeros": layer.num_connections}
         milliseconds = np.median(times["RadixDense"])
         found["RadixDense, ms"] = f"{milliseconds:.3g}"
         found["ns a nonzero"] = f"{1e6 * milliseconds / layer.num_connections:.3g}"
-        megabytes = peak_megabytes("RadixDense", width)
+        megabytes = peak_megabytes("RadixDense", width, "ring")
         found["MB"] = round(megabytes)
         found["bytes a nonzero"] = round(megabytes * 2**20 / layer.num_connections)
         print(*found.values(), sep=" | ", flush=True)
@@ -311,8 +319,8 @@ def main():
     add("--memory_of", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.memory_of:
-        variant, width = flags.memory_of.split(",")
-        print_peak(variant, int(width))
+        variant, width, kind = flags.memory_of.split(",")
+        print_peak(variant, int(width), kind)
         return
     results = {}
     for part in flags.part:
