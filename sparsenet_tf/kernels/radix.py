@@ -12,6 +12,8 @@ With one tile (the last radix of a full system) both are one and the same produc
 Several copies of the nodes (widths) make the blocks larger, no more of them.
 """
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -40,7 +42,7 @@ def radix_matmul(inputs, kernel, topology):
     width_in, width_out = topology.width_in, topology.width_out
     tiles = topology.nodes // (n * v)
     leading = ops.shape(inputs)[:-1]
-    batch = _product(leading)
+    batch = math.prod(leading)
     x = ops.reshape(inputs, (batch, topology.input_size))
     if topology.drop_inputs:
         x = ops.pad(x, [[0, 0], [topology.drop_inputs, 0]])
@@ -152,10 +154,3 @@ def _all_connections(topology):
     outputs = np.tile(outputs, (topology.width_in, 1))
     inputs = np.arange(topology.width_in * nodes)[:, None]
     return np.broadcast_to(inputs, outputs.shape), outputs
-
-
-def _product(sizes):
-    product = 1
-    for size in sizes:
-        product = product * size
-    return product

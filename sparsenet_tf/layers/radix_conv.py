@@ -8,16 +8,16 @@ from keras.src.layers.convolutional.base_conv import BaseConv
 
 from sparsenet_tf.kernels.radix import kernel_shape
 from sparsenet_tf.kernels.radix_conv import over_patches, radix_conv
-from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.radix_weights import (
+    add_weights,
     as_topology,
     built_like,
     count_dead_units,
     fit_inputs,
     from_dense_kernel,
-    initializer_for_fans,
     kernel_fans,
     to_dense_kernel,
+    unwrap_dense,
 )
 
 
@@ -121,15 +121,7 @@ class RadixConv2D(BaseConv):
             TypeError: `layer` is no Conv2D layer, or `topology` no `RadixLayer`.
             ValueError: `layer` is not built, or the sizes differ.
         """
-        layer = layer.layer if tree.is_masked(layer) else layer
-        if not isinstance(layer, keras.layers.Conv2D):
-            raise TypeError(
-                f"`layer` must be a keras Conv2D layer. Received: {layer!r}"
-            )
-        if not layer.built:
-            raise ValueError(
-                f"`layer` must be built. Received: {layer.name!r}, not built"
-            )
+        layer = unwrap_dense(layer, keras.layers.Conv2D)
         new = cls.like(layer, topology)
         if new.filters != layer.filters:
             raise ValueError(
@@ -226,22 +218,7 @@ class RadixConv2D(BaseConv):
             positions = self.kernel_size[0] * self.kernel_size[1]
         self.compute_output_shape(input_shape)  # which checks it
         fans = kernel_fans(self.topology, positions, self.scale_to_fan_in)
-        self._kernel = self.add_weight(
-            name="kernel",
-            shape=shape,
-            initializer=initializer_for_fans(self.kernel_initializer, *fans),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+        self._kernel, self.bias = add_weights(self, shape, fans, self.filters)
         self.input_spec = keras.layers.InputSpec(min_ndim=4, axes={axis: channels})
         self._channels = channels
         self.built = True

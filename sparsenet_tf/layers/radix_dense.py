@@ -6,16 +6,16 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from sparsenet_tf.kernels.radix import kernel_shape, radix_matmul
-from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.radix_weights import (
+    add_weights,
     as_topology,
     built_like,
     count_dead_units,
     fit_inputs,
     from_dense_kernel,
-    initializer_for_fans,
     kernel_fans,
     to_dense_kernel,
+    unwrap_dense,
 )
 
 
@@ -113,13 +113,7 @@ class RadixDense(keras.layers.Layer):
             TypeError: `layer` is no Dense layer, or `topology` no `RadixLayer`.
             ValueError: `layer` is not built, or the sizes differ.
         """
-        layer = layer.layer if tree.is_masked(layer) else layer
-        if not isinstance(layer, keras.layers.Dense):
-            raise TypeError(f"`layer` must be a keras Dense layer. Received: {layer!r}")
-        if not layer.built:
-            raise ValueError(
-                f"`layer` must be built. Received: {layer.name!r}, not built"
-            )
+        layer = unwrap_dense(layer, keras.layers.Dense)
         inputs, outputs = layer.kernel.shape
         topology = fit_inputs(as_topology(topology), inputs, layer.name)
         if topology.output_size != outputs:
@@ -175,22 +169,9 @@ class RadixDense(keras.layers.Layer):
         """Make the weights."""
         self.topology = fit_inputs(self.topology, input_shape[-1], self.name)
         fans = kernel_fans(self.topology, scale_to_fan_in=self.scale_to_fan_in)
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=kernel_shape(self.topology),
-            initializer=initializer_for_fans(self.kernel_initializer, *fans),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
+        self.kernel, self.bias = add_weights(
+            self, kernel_shape(self.topology), fans, self.units
         )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.built = True
 

@@ -8,6 +8,7 @@ from keras import ops
 from keras.src.initializers.random_initializers import compute_fans
 
 from sparsenet_tf.kernels.radix import stored_connections
+from sparsenet_tf.layers import tree
 from sparsenet_tf.topology import RadixLayer
 
 
@@ -83,6 +84,51 @@ def kernel_fans(topology, positions=1, scale_to_fan_in=True):
         return topology.input_size * positions, topology.output_size * positions
     connections = topology.num_connections * positions
     return connections / topology.output_size, connections / topology.input_size
+
+
+def add_weights(layer, shape, fans, units):
+    """Give `layer` its kernel and, if it has one, its bias; return both.
+
+    Args:
+        layer: with the initializers, regularizers and constraints of Keras' layers.
+        shape: of the kernel as it is stored.
+        fans: that a variance-scaling initializer is to see, as from `kernel_fans`.
+        units: length of the bias.
+    """
+    kernel = layer.add_weight(
+        name="kernel",
+        shape=shape,
+        initializer=initializer_for_fans(layer.kernel_initializer, *fans),
+        regularizer=layer.kernel_regularizer,
+        constraint=layer.kernel_constraint,
+    )
+    bias = None
+    if layer.use_bias:
+        bias = layer.add_weight(
+            name="bias",
+            shape=(units,),
+            initializer=layer.bias_initializer,
+            regularizer=layer.bias_regularizer,
+            constraint=layer.bias_constraint,
+        )
+    return kernel, bias
+
+
+def unwrap_dense(layer, kind):
+    """Return the built layer of class `kind` that `layer` is, or that it wraps.
+
+    Raises:
+        TypeError: it is of another class.
+        ValueError: it is not built.
+    """
+    layer = layer.layer if tree.is_masked(layer) else layer
+    if not isinstance(layer, kind):
+        raise TypeError(
+            f"`layer` must be a keras {kind.__name__} layer. Received: {layer!r}"
+        )
+    if not layer.built:
+        raise ValueError(f"`layer` must be built. Received: {layer.name!r}, not built")
+    return layer
 
 
 def to_dense_kernel(kernel, topology):

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
-from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
-from sparsenet_tf.layers.sparsify import sparsify
+from sparsenet_tf.layers.replace import is_copyable, replace_layers
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.rebuild import (
@@ -101,25 +101,22 @@ def sparse_net(
     chosen = {path: candidates[path] for path in paths}
     new = fresh_copy(model, int(seed))
     if topology == "radix":
-        new = _with_radix_layers(new, chosen, sparsity, int(seed))
-    else:
-        new = _with_masks(new, chosen, sparsity, topology, int(seed))
-    copy_compile(model, new)
-    return new
+        return _with_radix_layers(new, chosen, sparsity, int(seed))
+    return _with_masks(new, chosen, sparsity, topology, int(seed))
 
 
 def _with_masks(new, chosen, sparsity, topology, seed):
-    masks = {}
-    for i, (path, layer) in enumerate(chosen.items()):
+    new = replace_layers(
+        new, lambda path, layer: Masked(layer) if path in chosen else layer
+    )
+    for i, masked in enumerate(masked_kernels(new).values()):
         rng = np.random.default_rng((seed, i))
-        shape = tuple(layer.kernel.shape)
+        shape = tuple(masked.kernel.shape)
         if topology == "random":
-            masks[f"{path}/kernel"] = random_mask(shape, sparsity, rng)
+            masked.set_mask(random_mask(shape, sparsity, rng))
         else:
             fan_in = max(1, round((1 - sparsity) * math.prod(shape[:-1])))
-            masks[f"{path}/kernel"] = expander_mask(shape, fan_in, rng)
-    others = [path for path in tree.kernels(new) if path not in masks]
-    new = sparsify(new, masks, [path.rpartition("/")[0] for path in others])
+            masked.set_mask(expander_mask(shape, fan_in, rng))
     scale_kernels(new)
     return new
 
@@ -163,13 +160,9 @@ def _topologies(run, chosen, sparsity):
     if _is_conv(layers[0]):
         *size, channels, filters = layers[0].kernel.shape
         groups = layers[0].groups
-        inputs = (
-            channels if (1 - sparsity) * channels >= 1 else channels * math.prod(size)
-        )
-        if groups > 1:
-            inputs = channels
-        near = RadixLayer.near(inputs, filters // groups, sparsity)
-        return {run[0]: near}
+        over_patches = groups == 1 and (1 - sparsity) * channels < 1
+        inputs = channels * math.prod(size) if over_patches else channels
+        return {run[0]: RadixLayer.near(inputs, filters // groups, sparsity)}
     sizes = [layers[0].kernel.shape[0], *(layer.units for layer in layers)]
     if len(layers) > 1:
         try:
