@@ -5,7 +5,7 @@
 #   make test     the tests, without the slow ones
 #   make slow     the slow tests alone
 #   make lint     style and formatting
-#   make benchmark     what pruning costs, what RadiX layers gain: half an hour
+#   make benchmark     what pruning costs, what RadiX layers and the loop gain
 #   make clean    remove everything but results/
 
 # The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
@@ -40,6 +40,7 @@ lint: $(VENV)/.installed-tests
 benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
 	$(VENV)/bin/python benchmarks/radix.py
+	$(VENV)/bin/python benchmarks/training_loop.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -74,6 +75,5 @@ $(VENV)/.created:
 $(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py $(wildcard sparsenet_tf/kernels/native/*.cc)
 	@echo "Installing sparsenet_tf[$*] into $(VENV); the first time takes minutes"
 	@$(VENV)/bin/python -m pip install -q -e '.[$*]'
-	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -W ignore::RuntimeWarning \
-	  -m sparsenet_tf.kernels.native.build
+	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m sparsenet_tf.kernels.native.build
 	@touch $@

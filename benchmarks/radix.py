@@ -4,7 +4,7 @@
 
 The parts are "products" (forward and backward), "fit" (whole steps of `fit`),
 "memory", "conv" "growth" (the width, with 32 connections a neuron) and
-"wide" (LeNet-5 with 100 times the neurons, which takes 10 GB). Variants take
+"wide" (LeNet-5 with 100 times the neurons, which takes 3.3 GB). Variants take
 turns within a row, so that ratios hold on a noisy machine; times are medians of ms.
 """
 
@@ -87,15 +87,12 @@ def product_step(variant, layer, batch):
     x = tf.random.normal((batch, layer.input_size))
     upstream = tf.random.normal((batch, layer.output_size))
     if variant == "CSR":
-        return gradient_step(*_first(csr_product(layer), x), upstream)
+        product, values = csr_product(layer)
+        return gradient_step(product, x, values, upstream)
     built = make_layer(variant, layer)
     built.build(x.shape)
     weights = [v.value for v in built.trainable_variables]
     return gradient_step(built, x, weights, upstream)
-
-
-def _first(pair, x):
-    return pair[0], x, pair[1]
 
 
 def measure(steps, seconds):
