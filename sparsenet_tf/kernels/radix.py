@@ -35,7 +35,7 @@ def radix_matmul(inputs, kernel, topology):
     >>> from sparsenet_tf.topology import RadixLayer
     >>> topology = RadixLayer(nodes=4, radix=2, place_value=1)
     >>> x = np.array([[1.0, 2.0, 3.0, 4.0]])
-    >>> radix_matmul(x, np.ones((4, 2)), topology).numpy()
+    >>> radix_matmul(x, np.ones((2, 2, 2)), topology).numpy()
     array([[3., 5., 7., 5.]])
     """
     n, v = topology.radix, topology.place_value
@@ -49,9 +49,7 @@ def radix_matmul(inputs, kernel, topology):
     x = ops.reshape(x, (batch, width_in, tiles, n, v))
     x = ops.transpose(x, (2, 4, 0, 1, 3))
     x = ops.reshape(x, (tiles * v, batch, width_in * n))
-    same, before = (
-        part if part is None else part[:, 0] for part in blocks(kernel, topology)
-    )
+    same, before = blocks(kernel, topology)
     y = ops.matmul(x, same)
     if before is not None:
         # Row by row of tiles, to which the next tile's part is added.
@@ -73,31 +71,23 @@ def blocks(kernel, topology):
         topology: a `RadixLayer`.
 
     Returns:
-        Two tensors (nodes / radix, kernels, width_in * radix, width_out * radix):
+        Two tensors (..., nodes / radix, width_in * radix, width_out * radix):
         what an input tile gives to its own output tile and to the one before. With
         one tile the second is None and the first has it all.
     """
     n, v = topology.radix, topology.place_value
-    width_in, width_out = topology.width_in, topology.width_out
-    tiles = topology.nodes // (n * v)
-    w = expand(kernel, topology)
-    w = ops.reshape(w, (-1, width_in, tiles, n, v, width_out * n))
-    w = ops.transpose(w, (2, 4, 0, 1, 3, 5))
-    w = ops.reshape(w, (tiles * v, -1, width_in * n, width_out * n))
-    if tiles == 1:
+    w = _expand(kernel, topology)
+    if topology.nodes == n * v:
         return w, None
-    lower = np.tile(np.tri(n), (width_in, width_out))
+    lower = np.tile(np.tri(n), (topology.width_in, topology.width_out))
     return (
         w * ops.convert_to_tensor(lower, w.dtype),
         w * ops.convert_to_tensor(1 - lower, w.dtype),
     )
 
 
-def expand(kernel, topology):
-    """The kernel with zeros for dropped nodes: (width_in * nodes, width_out * radix).
-
-    Leading axes, of several kernels, are kept.
-    """
+def _expand(kernel, topology):
+    """The kernel in blocks, with zeros for dropped nodes; leading axes are kept."""
     kernel = ops.convert_to_tensor(kernel)
     if topology.drop_outputs:
         # Dropped outputs leave gaps that differ from row to row.
@@ -106,23 +96,44 @@ def expand(kernel, topology):
         kept[: topology.drop_inputs] = False
         positions = np.where(kept, np.cumsum(kept).reshape(kept.shape), 0)
         padded = ops.pad(kernel, [[0, 0]] * (len(kernel.shape) - 1) + [[1, 0]])
-        return ops.take(padded, positions.astype("int32"), axis=-1)
+        positions = _rows_to_blocks(np, positions.astype("int32"), topology)
+        return ops.take(padded, positions, axis=-1)
     if topology.drop_inputs:
         axes = [[0, 0]] * (len(kernel.shape) - 2)
-        return ops.pad(kernel, [*axes, [topology.drop_inputs, 0], [0, 0]])
+        kernel = ops.pad(kernel, [*axes, [topology.drop_inputs, 0], [0, 0]])
+        return _rows_to_blocks(ops, kernel, topology)
     return kernel
 
 
+def _rows_to_blocks(library, rows, topology):
+    """(..., width_in * nodes, width_out * n) to (..., nodes / n, blocks of weights)."""
+    n, v, width_in = topology.radix, topology.place_value, topology.width_in
+    *leading, _, columns = rows.shape
+    first = len(leading)
+    axes = [first + axis for axis in (1, 3, 0, 2, 4)]
+    shape = (*leading, width_in, topology.nodes // (n * v), n, v, columns)
+    cut = library.transpose(library.reshape(rows, shape), (*range(first), *axes))
+    return library.reshape(cut, (*leading, topology.nodes // n, width_in * n, columns))
+
+
 def kernel_shape(topology):
-    """Shape of the nonzeros: a row for each input, or flat where outputs are dropped.
+    """Shape of the nonzeros.
+
+    They are blocks for the product where no node is dropped, a row for each input where
+    inputs are, and flat where outputs are, so that there is no weight too many.
 
     >>> from sparsenet_tf.topology import RadixLayer
+    >>> kernel_shape(RadixLayer(100, radix=10, place_value=1, width_in=8, width_out=3))
+    (10, 80, 30)
     >>> kernel_shape(RadixLayer(100, 10, 1, width_in=8, width_out=3, drop_inputs=16))
     (784, 30)
     """
+    n = topology.radix
     if topology.drop_outputs:
         return (topology.num_connections,)
-    return (topology.input_size, topology.width_out * topology.radix)
+    if topology.drop_inputs:
+        return (topology.input_size, topology.width_out * n)
+    return (topology.nodes // n, topology.width_in * n, topology.width_out * n)
 
 
 def stored_connections(topology):
@@ -138,11 +149,14 @@ def stored_connections(topology):
     if topology.drop_outputs:
         kept = outputs >= topology.drop_outputs
         inputs, outputs = inputs[kept], outputs[kept]
+    elif not topology.drop_inputs:
+        inputs = _rows_to_blocks(np, inputs, topology)
+        outputs = _rows_to_blocks(np, outputs, topology)
     return inputs - topology.drop_inputs, outputs - topology.drop_outputs
 
 
 def _all_connections(topology):
-    """`stored_connections` with nothing dropped."""
+    """What each input joins, a row of outputs for it, with nothing dropped."""
     n, v, nodes = topology.radix, topology.place_value, topology.nodes
     a, r = np.divmod(np.arange(nodes), v)
     tile, j = np.divmod(a, n)

@@ -91,7 +91,6 @@ def _conv_in_tiles(x, kernel, topology, options):
     n, v = topology.radix, topology.place_value
     width_in, width_out = topology.width_in, topology.width_out
     tiles = topology.nodes // (n * v)
-    height, width = kernel.shape[:2]
     if topology.drop_inputs:
         x = ops.pad(x, [[0, 0]] * 3 + [[topology.drop_inputs, 0]])
     batch, rows, columns = ops.shape(x)[:3]
@@ -100,14 +99,11 @@ def _conv_in_tiles(x, kernel, topology, options):
     x = ops.reshape(x, (tiles * v, batch, rows, columns, width_in * n))
     x = ops.unstack(x, tiles * v)
 
-    def filters(part):
-        shape = (tiles * v, height, width, width_in * n, width_out * n)
-        return ops.unstack(ops.reshape(part, shape), tiles * v)
-
     same, before = blocks(kernel, topology)
-    y = [ops.conv(*pair, **options) for pair in zip(x, filters(same), strict=True)]
+    pairs = zip(x, ops.unstack(same, tiles * v, axis=2), strict=True)
+    y = [ops.conv(*pair, **options) for pair in pairs]
     if before is not None:
-        pairs = zip(x, filters(before), strict=True)
+        pairs = zip(x, ops.unstack(before, tiles * v, axis=2), strict=True)
         from_next = [ops.conv(*pair, **options) for pair in pairs]
         y = [a + b for a, b in zip(y, from_next[v:] + from_next[:v], strict=True)]
     y = ops.stack(y)

@@ -59,7 +59,7 @@ class RadixConv2D(BaseConv):
     >>> layer = RadixConv2D(topology, 3, padding="same")
     >>> y = layer(np.ones((1, 5, 5, 16), "float32"))
     >>> tuple(y.shape), tuple(layer.kernel.shape)
-    ((1, 5, 5, 32), (3, 3, 16, 8))
+    ((1, 5, 5, 32), (3, 3, 4, 4, 8))
     """
 
     holds_only_nonzeros = True
