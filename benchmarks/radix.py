@@ -31,6 +31,7 @@ VARIANTS = ("Dense", "masked", "CSR", "RadixDense")
 WIDTHS, RADICES, BATCHES = (1024, 4096, 8192), (4, 16, 32), (32, 100, 512)
 CONV_BATCH, CONV_CHANNELS, CONV_SIDE = 32, 512, 16
 GROWTH_BATCH, FAN_IN = 100, 32
+CSR_MOST = 2**30  # nonzeros times batch: its gradient gathers two such tensors
 
 
 def radix_layer(width, radix, last):
@@ -129,11 +130,14 @@ def part_products(flags):
             for last in (False, True):
                 for batch in flags.batches:
                     layer = radix_layer(width, radix, last)
-                    steps = {v: product_step(v, layer, batch) for v in flags.variants}
+                    fits = layer.num_connections * batch < CSR_MOST
+                    variants = [v for v in flags.variants if v != "CSR" or fits]
+                    steps = {v: product_step(v, layer, batch) for v in variants}
                     labels = {"width": width, "radix": radix}
                     labels["density"] = f"{layer.density:.1%}"
                     labels["place value"] = layer.place_value
                     labels["batch"] = batch
+                    labels.update({f"{v}, ms": "-" for v in flags.variants})
                     rows.append(row(labels, measure(steps, flags.seconds)))
                     keras.backend.clear_session()
     return rows
