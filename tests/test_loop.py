@@ -40,10 +40,12 @@ def assert_same(model, other, **tolerance):
 def batches_of(x, y, size, steps, seed):
     """The batches of the loop, in its order, as NumPy arrays."""
     source = loop._Batches(x, y, size, seed)
-    source.start(tf.constant(0, tf.int64))
-    for step in range(steps):
-        part = source.next(tf.constant(step, tf.int64))
-        yield tuple(array.numpy() for array in part)
+    step = 0
+    while step < steps:
+        rows, count = source.several(*tf.constant([step, steps - step], tf.int64))
+        for i in range(count):
+            yield tuple(part.numpy() for part in source.next(rows, i))
+        step += int(count)
 
 
 OPTIMIZERS = {
@@ -230,7 +232,7 @@ def test_the_next_update_is_found(step):
     model.optimizer.iterations.assign(step)
     due = [s for s in (2, 6, 9, 11) if s > step]
     wanted = min(due[0] - step if due else 99, 7)
-    run = loop._Loop(model, None)
+    run = loop._Loop(model, None, ())
     assert run.steps_until_due(schedules, 7) == wanted
     assert run.steps_until_due([], 7) == 7
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from sparsenet_tf.experiments.lrn import LocalResponseNormalization
+from sparsenet_tf.layers import RadixConv2D, RadixDense
 
 
 def _truncated_normal(stddev):
@@ -55,6 +56,7 @@ def lenet_300_100(
     weight_decay=0.0,
     kernel_initializer="glorot_uniform",
     bias_initializer="zeros",
+    topologies=types.MappingProxyType({}),
     seed=None,
 ):
     """Builds LeNet-300-100: two dense ReLU layers and the logits.
@@ -70,6 +72,8 @@ def lenet_300_100(
             dense kernel, as with `tf.nn.l2_loss`, which halves. The authors: 0.004.
         kernel_initializer: initializer of the kernels, as Keras takes it.
         bias_initializer: initializer of the biases.
+        topologies: dict from names of layers to the `RadixLayer` of their connections:
+            these become `RadixDense` layers.
         seed: non-negative integer, from which every kernel draws its own seed, so that
             equal seeds give equal weights. Without it Keras' global seed holds.
 
@@ -83,7 +87,9 @@ def lenet_300_100(
     266610
     """
     seeds = _seeds(seed, 3)
-    dense = _dense_builder(seeds, weight_decay, kernel_initializer, bias_initializer)
+    dense = _dense_builder(
+        seeds, weight_decay, kernel_initializer, bias_initializer, topologies
+    )
     return keras.Sequential(
         [
             keras.Input(input_shape, name="images"),
@@ -110,6 +116,7 @@ def lenet_5(
     kernel_initializer="glorot_uniform",
     conv_kernel_initializer="glorot_uniform",
     bias_initializer="zeros",
+    topologies=types.MappingProxyType({}),
     seed=None,
 ):
     """Builds LeNet-5: two 5 x 5 convolutions, each max-pooled, and two dense layers.
@@ -131,6 +138,7 @@ def lenet_5(
         kernel_initializer: initializer of the dense kernels.
         conv_kernel_initializer: initializer of the convolutions' kernels.
         bias_initializer: initializer of the dense biases.
+        topologies: as in `lenet_300_100`; a convolution becomes a `RadixConv2D`.
         seed: as in `lenet_300_100`.
 
     Returns:
@@ -149,16 +157,20 @@ def lenet_5(
         for i, wanted in enumerate(local_response_normalization, start=1)
     )
     seeds = _seeds(seed, 4)
-    dense = _dense_builder(seeds, weight_decay, kernel_initializer, bias_initializer)
+    dense = _dense_builder(
+        seeds, weight_decay, kernel_initializer, bias_initializer, topologies
+    )
 
     def conv(name, filters):
-        initializer = _seeded(conv_kernel_initializer, next(seeds))
-        return keras.layers.Conv2D(
-            filters,
+        kind, first = keras.layers.Conv2D, filters
+        if name in topologies:
+            kind, first = RadixConv2D, topologies[name]
+        return kind(
+            first,
             5,
             padding="same",
             activation="relu",
-            kernel_initializer=initializer,
+            kernel_initializer=_seeded(conv_kernel_initializer, next(seeds)),
             name=name,
         )
 
@@ -184,7 +196,9 @@ def lenet_5(
     )
 
 
-def _dense_builder(seeds, weight_decay, kernel_initializer, bias_initializer):
+def _dense_builder(
+    seeds, weight_decay, kernel_initializer, bias_initializer, topologies
+):
     if not weight_decay >= 0:
         raise ValueError(
             "`weight_decay` must not be negative. "
@@ -192,8 +206,11 @@ def _dense_builder(seeds, weight_decay, kernel_initializer, bias_initializer):
         )
 
     def dense(name, units, activation):
-        return keras.layers.Dense(
-            units,
+        kind, first = keras.layers.Dense, units
+        if name in topologies:
+            kind, first = RadixDense, topologies[name]
+        return kind(
+            first,
             activation=activation,
             kernel_initializer=_seeded(kernel_initializer, next(seeds)),
             bias_initializer=bias_initializer,

@@ -27,6 +27,8 @@ class MaskedKernel:
         own_constraint: the constraint that the layer gave the kernel, or None.
         use_native: whether what is traced now masks the gradient by our native
             operation.
+        update_masks: whether the optimizer's update masks the gradient in what is
+            traced now, and so nothing else need.
         unguarded: models whose training function may have been traced without guard.
     """
 
@@ -34,6 +36,7 @@ class MaskedKernel:
     mask: keras.Variable
     own_constraint: object = None
     use_native: bool = False
+    update_masks: bool = False
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
 
     def constrain(self, values=None):
@@ -98,6 +101,8 @@ class MaskedKernel:
 
     def gradient_masked(self):
         """Context in which the kernel reads as usual and its gradient is masked."""
+        if self.update_masks:
+            return contextlib.nullcontext()
         mask = ops.convert_to_tensor(_current_value(self.mask))
 
         @ops.custom_gradient

@@ -8,6 +8,9 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.callback import PruningCallback
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.training.fused_update import fused_updates
+
+GATHERED = 20  # batches at a time
 
 
 def fit(
@@ -92,7 +95,7 @@ def fit(
         model.stop_training = False
         model.make_train_function()
         callbacks.on_train_begin()
-        logs, run = {}, _Loop(model, batches)
+        logs, run = {}, _Loop(model, batches, kernels)
         for begin in range(0, steps, evaluate_every):
             model.reset_metrics()
             callbacks.on_epoch_begin(begin // evaluate_every)
@@ -143,15 +146,33 @@ class _Batches:
         if self.iterator is None:
             self.order.assign(self._order_of(step // self.batches))
 
-    def next(self, step):
-        """In the graph: the batch of `step`."""
+    def several(self, step, limit):
+        """In the graph: the rows of up to `limit` batches of one pass, and how many.
+
+        A step that gathers its own rows takes 0.07 ms longer.
+        """
         if self.iterator is not None:
-            return self.iterator.get_next()
+            return (), limit
         position = step % self.batches
         tf.cond(position == 0, lambda: self.start(step) or True, lambda: True)
-        begin = tf.cast(position, tf.int32) * self.size
-        rows = tf.slice(self.order, [begin], [self.size])
-        return tf.gather(self.x, rows), tf.gather(self.y, rows)
+        count = tf.minimum(tf.minimum(limit, GATHERED), self.batches - position)
+        begin, size = (tf.cast(n, tf.int32) * self.size for n in (position, count))
+        rows = tf.slice(self.order, [begin], [size])
+        return (tf.gather(self.x, rows), tf.gather(self.y, rows)), count
+
+    def next(self, rows, i):
+        """In the graph: batch number `i` of what `several` gave."""
+        if self.iterator is not None:
+            return self.iterator.get_next()
+        begin = tf.cast(i, tf.int32) * self.size
+        return tuple(
+            tf.slice(
+                part,
+                [begin, *(0 for _ in part.shape[1:])],
+                [self.size, *part.shape[1:]],
+            )
+            for part in rows
+        )
 
     def _order_of(self, number):
         seed = tf.stack([tf.constant(self.seed, tf.int64), number])
@@ -162,8 +183,9 @@ class _Batches:
 class _Loop:
     """Calls the compiled loop, traced again when the model is to be."""
 
-    def __init__(self, model, batches):
+    def __init__(self, model, batches, masked_kernels):
         self.model, self.batches = model, batches
+        self.masked_kernels = masked_kernels
         self.traced_for = None
 
     def __call__(self, count):
@@ -207,13 +229,22 @@ class _Loop:
         def run(count):
             # Not the variable itself, which the steps move on.
             first = tf.cast(tf.identity(self._seen()), tf.int64)
+            last = first + count
+
+            def several_steps(step):
+                rows, several = batches.several(step, last - step)
+
+                def one_step(i):
+                    train_step(batches.next(rows, i))
+                    return i + 1
+
+                tf.while_loop(lambda i: i < several, one_step, [zero])
+                return step + several
+
+            zero = tf.constant(0, tf.int64)
             batches.start(first)
-
-            def body(i):
-                train_step(batches.next(first + i))
-                return i + 1
-
-            tf.while_loop(lambda i: i < count, body, [tf.constant(0, tf.int64)])
+            with fused_updates(model, self.masked_kernels):
+                tf.while_loop(lambda step: step < last, several_steps, [first])
 
         return run
 

@@ -48,6 +48,8 @@ def build(folder=_HERE):
         made = os.path.join(temporary, path.name)
         # TensorFlow's headers warn a thousand times.
         command = [compiler, "-w", "-O3", "-shared", "-fPIC", "-std=c++17"]
+        # Products and sums are rounded one by one, as TensorFlow's are.
+        command += ["-ffp-contract=off"]
         command += [*compile_flags, *sources, "-o", made, *link_flags]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

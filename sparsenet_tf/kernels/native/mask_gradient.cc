@@ -3,24 +3,15 @@
 
 #include <cstdint>
 
+#include "elementwise.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define SPARSENET_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define SPARSENET_CLONES
-#endif
 
 namespace sparsenet {
 namespace {
 
 namespace tf = ::tensorflow;
-
-// Below this, waking a second thread takes longer than the work.
-constexpr int64_t kElementsOfAThread = 1 << 18;
 
 SPARSENET_CLONES
 void Multiply(const float* gradient, const float* mask, float* out, int64_t begin,
@@ -46,18 +37,9 @@ class MaskGradientOp : public tf::OpKernel {
     const float* from = gradient.flat<float>().data();
     const float* by = mask.flat<float>().data();
     float* to = out->flat<float>().data();
-    const int64_t size = gradient.NumElements();
-    const auto* workers = context->device()->tensorflow_cpu_worker_threads();
-    const int64_t threads = size / kElementsOfAThread + 1;
-    const auto work = [=](int64_t begin, int64_t end) {
+    ForAll(context, gradient.NumElements(), [=](int64_t begin, int64_t end) {
       Multiply(from, by, to, begin, end);
-    };
-    if (threads == 1) {
-      work(0, size);
-    } else {
-      const int most = static_cast<int>(std::min<int64_t>(threads, workers->num_threads));
-      tf::Shard(most, workers->workers, size, /*cost_per_unit=*/2, work);
-    }
+    });
   }
 };
 
