@@ -78,7 +78,7 @@ def work(values):
 
 
 def write(figure, rows, output_dir):
-    """Writes the CSV file, the table and the picture of one figure; prints the table."""
+    """Writes the CSV, the table and the picture of one figure; prints the table."""
     name = pathlib.Path(output_dir, f"figure_{figure}")
     table = figure_tables.markdown(figure, rows)
     files.write_whole(name.with_suffix(".csv"), figure_rows.to_csv(rows).encode())

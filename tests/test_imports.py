@@ -33,6 +33,7 @@ ONLY_IN = {
         "kernels/sparse.py",
         "kernels/native/",
         "transform/export.py",
+        "training/fused_update.py",
         "training/loop.py",
         "interop/",
         "experiments/data.py",

@@ -41,8 +41,9 @@ class Training:
     data_dir: str | None = dataclasses.field(default=None, metadata={"hashed": False})
 
     def __post_init__(self):
-        check("dataset", self.dataset, self.dataset in training.DATASETS, "known")
-        check("model", self.model, self.model in training.MODELS, "known")
+        datasets, known = training.DATASETS, tuple(training.MODELS)
+        check("dataset", self.dataset, self.dataset in datasets, f"one of {datasets}")
+        check("model", self.model, self.model in known, f"one of {known}")
         check("network", self.network, self.network in NETWORKS, f"one of {NETWORKS}")
         check("logits", self.logits, self.logits in LOGITS, f"one of {LOGITS}")
         for name in ("steps", "batch_size", "evaluate_every"):
@@ -130,7 +131,10 @@ class Training:
             seed=seed,
         ).history
         steps = [int(step) for step in history["step"]]
-        return {"step": steps, "accuracy": history["val_accuracy"]}
+        # Keras counts in float32: back to the share that it stands for.
+        images = len(dataset.x_test)
+        shares = [round(share * images) / images for share in history["val_accuracy"]]
+        return {"step": steps, "accuracy": shares}
 
 
 class _StopIfDiverged(keras.callbacks.Callback):
@@ -145,13 +149,15 @@ class _StopIfDiverged(keras.callbacks.Callback):
 def _authors_augmentation(seed):
     """Layers that crop, flip and shade images in training, as the authors did.
 
-    Test images are cropped in the middle. All are standardized one by one.
+    Test images are cropped in the middle. All are standardized one by one. Where the
+    authors cut each image at a place of its own, Keras cuts a whole batch at one.
     """
-    layers = keras.layers
+    layers, seeds = keras.layers, range(4 * seed, 4 * seed + 4)
     return [
-        layers.RandomCrop(CROP, CROP, seed=seed),
-        layers.RandomFlip("horizontal", seed=seed),
-        layers.RandomBrightness(63 / 255, value_range=(0, 1), seed=seed),
-        layers.RandomContrast(0.8, value_range=(0, 1), seed=seed),
+        layers.RandomCrop(CROP, CROP, seed=seeds[0]),
+        layers.CenterCrop(CROP, CROP),  # for test images, which RandomCrop may leave
+        layers.RandomFlip("horizontal", seed=seeds[1]),
+        layers.RandomBrightness(63 / 255, value_range=(0, 1), seed=seeds[2]),
+        layers.RandomContrast(0.8, value_range=(0, 1), seed=seeds[3]),
         layers.LayerNormalization((1, 2, 3), center=False, scale=False),
     ]

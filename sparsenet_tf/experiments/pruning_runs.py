@@ -12,7 +12,7 @@ from keras import ops
 
 import sparsenet_tf as stf
 from sparsenet_tf.experiments.config import Training
-from sparsenet_tf.experiments.training import check, check_integer
+from sparsenet_tf.experiments.training import check, check_distinct, check_integer
 
 SCOPES = ("global", "layer")
 FRESH = 1000  # A retrained network's seed is its parent's and this: other weights.
@@ -31,7 +31,10 @@ class OneTime:
     scope: str = "layer"
 
     def __post_init__(self):
-        _check(self.scope, self.seed, self.sparsities)
+        _check(self.scope, self.seed)
+        check_distinct(self, "sparsities")
+        for sparsity in self.sparsities:
+            check("sparsities", sparsity, 0 < sparsity < 1, "between 0 and 1")
 
     def execute(self):
         """Train, prune and retrain.
@@ -87,11 +90,19 @@ class Iterative:
     scale_to_fan_in: bool = False
 
     def __post_init__(self):
-        _check(self.scope, self.seed, (self.sparsity,))
+        _check(self.scope, self.seed)
+        check("sparsity", self.sparsity, 0 < self.sparsity < 1, "between 0 and 1")
         check_integer("begin_step", self.begin_step, 0, self.training.steps)
         check_integer("end_step", self.end_step, self.begin_step, self.training.steps)
         check_integer("frequency", self.frequency, 1)
         check_integer("retrainings", self.retrainings, 0)
+        for name in ("dataset", "data_dir", "model"):
+            own, new = (getattr(t, name) for t in (self.training, self._retraining))
+            check(f"retraining.{name}", new, own == new, f"{own!r}, as of `training`")
+
+    @property
+    def _retraining(self):
+        return self.retraining or self.training
 
     def execute(self):
         """Prune and retrain.
@@ -111,7 +122,7 @@ class Iterative:
         history = {"pruned": self.training.train(model, dataset, self.seed, [pruning])}
         result = {"pruned": history["pruned"]["accuracy"][-1], "retrained": []}
         history["retrained"] = []
-        training, masks = self.retraining or self.training, stf.get_masks(model)
+        training, masks = self._retraining, stf.get_masks(model)
         plain = training.new_model(dataset, self.seed)
         for seed in range(FRESH + self.seed, FRESH + self.seed + self.retrainings):
             curve, found = retrain(
@@ -163,8 +174,6 @@ def measure(model, dataset, batch_size=1000):
     }
 
 
-def _check(scope, seed, sparsities):
+def _check(scope, seed):
     check("scope", scope, scope in SCOPES, f"one of {SCOPES}")
     check_integer("seed", seed, 0)
-    for sparsity in sparsities:
-        check("sparsity", sparsity, 0 < sparsity < 1, "between 0 and 1")

@@ -70,7 +70,7 @@ def execute(run):
 
 
 class Progress:
-    """A line for each run: how many are done, and the time left.
+    r"""A line for each run: how many are done, and the time left.
 
     >>> import io
     >>> progress = Progress(io.StringIO())

@@ -20,9 +20,9 @@ class Topology:
     """A network with sparse hidden layers, more neurons than usual, or both.
 
     LeNet-300-100 has `300 * neurons` units in its first layer, and its logits stay
-    dense. LeNet-5 has `50 * neurons` filters in its second convolution, `300 *
-    neurons` units after it (384 where `neurons` is 1); its first convolution and its
-    logits stay dense.
+    dense. LeNet-5 has `50 * neurons` filters in its second convolution; its first
+    convolution and its logits stay dense. So with a density of `1 / neurons` either
+    has as many connections as the dense network of 1 times the neurons.
 
     Attributes:
         training: how it is trained.
@@ -48,6 +48,7 @@ class Topology:
         expected = "1.0, since it is dense" if dense else "in (0, 1)"
         right = self.density == 1 if dense else 0 < self.density < 1
         check("density", self.density, right, expected)
+        object.__setattr__(self, "density", float(self.density))
         check_integer("neurons", self.neurons, 1)
         check_integer("seed", self.seed, 0)
 
@@ -81,7 +82,8 @@ class Topology:
             )
             for name, layer in layers.items()
         }
-        model = stf.sparsify(model, masks)
+        dense = [x.name for x in model.layers if x.weights and x.name not in layers]
+        model = stf.sparsify(model, masks, exclude=dense)
         if self.training.network == "today":
             scale_kernels(model)  # RadiX layers begin with values for their fan-in too.
         self.training.compile(model)
@@ -90,10 +92,7 @@ class Topology:
     def _widths(self):
         if self.training.model == "lenet_300_100":
             return {"units": (300 * self.neurons, 100)}
-        return {
-            "filters": (20, 50 * self.neurons),
-            "units": 384 if self.neurons == 1 else 300 * self.neurons,
-        }
+        return {"filters": (20, 50 * self.neurons), "units": 384}
 
     def _radix_layers(self, dataset):
         """{name of a sparse layer: its `RadixLayer`}."""

@@ -72,6 +72,7 @@ def _is_plain_descent(model):
     optimizer = model.optimizer
     return (
         type(optimizer) is keras.optimizers.SGD
+        and "update_step" not in vars(optimizer)
         and not any(getattr(optimizer, name) for name in _MORE)
         and trains_as_keras(model)
         and not tf.distribute.has_strategy()

@@ -38,7 +38,9 @@ class MaskedDescentOp : public tf::OpKernel {
                       other->shape().DebugString())));
     }
     OP_REQUIRES(context, rate.NumElements() == 1,
-                absl::InvalidArgumentError("`rate` must be a scalar"));
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`rate` must be a scalar. Received: shape ",
+                    rate.shape().DebugString())));
     tf::Tensor* out = nullptr;
     // The gradient's memory: nobody else reads it any more, and it is in the cache.
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
