@@ -37,6 +37,7 @@ ONLY_IN = {
         "training/loop.py",
         "interop/",
         "experiments/data.py",
+        "experiments/release.py",
     ),
     "tensorflow_model_optimization": ("interop/tfmot.py",),
     "tf_keras": ("interop/tfmot.py",),

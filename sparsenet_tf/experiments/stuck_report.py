@@ -4,10 +4,11 @@ from statistics import fmean
 
 from sparsenet_tf.experiments import files
 from sparsenet_tf.experiments.figure_rows import to_csv as to_csv
-from sparsenet_tf.experiments.stuck import LEARNING_RATES, RATE, SPARSITIES, SUSPICIONS
+from sparsenet_tf.experiments.stuck import LEARNING_RATES, RATE, SUSPICIONS
 
 CHANCE = 0.2  # accuracy below which a network has learnt next to nothing
 _MARKS = {"relu": ("#d55e00", "o"), "linear": ("#0072b2", "s")}
+_SPARSITY_MARKS = "os^D"
 
 
 def rows(variants, outcomes):
@@ -57,7 +58,7 @@ def markdown(rows):
     lines = ["Mean accuracy in % (stuck, untrained, of all networks).", ""]
     heads = [f"{logits}, rate {r:g}" for logits in _MARKS for r in LEARNING_RATES]
     lines += _head(["sparsity", "pruned", *heads])
-    for sparsity in SPARSITIES:
+    for sparsity in _sparsities(rows):
         here = [r for r in rows if r["sparsity"] == sparsity]
         plain = [r for r in here if not r["suspicion"]]
         cells = [
@@ -69,7 +70,7 @@ def markdown(rows):
         lines.append(_line([f"{sparsity:.0%}", parents, *cells]))
     lines += ["", f"ReLU logits, rate {RATE:g}, and one thing changed:", ""]
     lines += _head(["sparsity", "nothing", *SUSPICIONS])
-    for sparsity in SPARSITIES:
+    for sparsity in _sparsities(rows):
         same = _where(rows, sparsity=sparsity, logits="relu", learning_rate=RATE)
         cells = [_cell(_where(same, suspicion=s)) for s in ("", *SUSPICIONS)]
         lines.append(_line([f"{sparsity:.0%}", *cells]))
@@ -104,7 +105,7 @@ def plot(rows, path):
     figure = files.new_figure(11, 7.5)
     levels, *panels = figure.subplots(2, 3).ravel()
     _draw_levels(levels, rows)
-    for axes, sparsity in zip(panels, SPARSITIES, strict=False):
+    for axes, sparsity in zip(panels, _sparsities(rows), strict=False):
         here = [r for r in rows if r["sparsity"] == sparsity and not r["suspicion"]]
         _draw_rates(axes, here)
         axes.set_title(f"{sparsity:.0%} sparse")
@@ -115,12 +116,13 @@ def plot(rows, path):
 
 def _draw_levels(axes, rows):
     relu = [r for r in rows if r["logits"] == "relu"]
-    for sparsity, mark in zip(SPARSITIES, "os^D", strict=True):
+    for place, sparsity in enumerate(_sparsities(rows)):
         here = _where(relu, sparsity=sparsity)
         # Side by side, or equal ones would lie on each other.
-        x = [r["dead_logits"] + 0.12 * (SPARSITIES.index(sparsity) - 1.5) for r in here]
+        x = [r["dead_logits"] + 0.12 * (place - 1.5) for r in here]
         y = [100 * r["accuracy"] for r in here]
         look = {"linestyle": "", "markersize": 5, "alpha": 0.7}
+        mark = _SPARSITY_MARKS[place]
         axes.plot(x, y, marker=mark, label=f"{sparsity:.0%} sparse", **look)
     best = 100 * max(r["pruned_accuracy"] for r in rows)
     axes.plot([0, 10], [best, 0], color="0.3", linewidth=1, label="a class each")
@@ -149,7 +151,7 @@ def _draw_rates(axes, rows):
 
 def _draw_suspicions(axes, rows):
     ways = ("", *SUSPICIONS)
-    for sparsity, mark in zip(SPARSITIES, "os^D", strict=True):
+    for mark, sparsity in zip(_SPARSITY_MARKS, _sparsities(rows), strict=False):
         same = _where(rows, sparsity=sparsity, logits="relu", learning_rate=RATE)
         y = [100 * _mean(_where(same, suspicion=way)) for way in ways]
         axes.plot(range(len(ways)), y, marker=mark, label=f"{sparsity:.0%} sparse")
@@ -165,6 +167,10 @@ def _finish(axes):
     axes.set_ylabel("Test accuracy (%)")
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
+
+
+def _sparsities(rows):
+    return sorted({row["sparsity"] for row in rows})
 
 
 def _where(rows, **values):

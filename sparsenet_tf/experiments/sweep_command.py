@@ -1,13 +1,12 @@
 """What the command lines of sweeps share: flags, progress, where the runs are kept."""
 
-import gc
 import pathlib
 import sys
 import time
 
-import keras
 from absl import flags
 
+from sparsenet_tf.experiments.release import released
 from sparsenet_tf.experiments.runs import Store
 from sparsenet_tf.experiments.sweep import SweepError, sweep
 
@@ -61,12 +60,9 @@ def do(run_settings, values):
 
 
 def execute(run):
-    """Return `run.execute()`, and release what Keras keeps of its models."""
-    try:
+    """Return `run.execute()`, and release what it leaves in memory."""
+    with released():
         return run.execute()
-    finally:
-        keras.backend.clear_session()
-        gc.collect()  # models lie in reference cycles
 
 
 class Progress:

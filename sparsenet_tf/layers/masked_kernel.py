@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from sparsenet_tf.kernels.mask_gradient import mask_gradient
+from sparsenet_tf.kernels.masked_identity import masked_identity
 from sparsenet_tf.layers.mask_values import to_numpy
 
 
@@ -104,18 +104,8 @@ class MaskedKernel:
         if self.update_masks:
             return contextlib.nullcontext()
         mask = ops.convert_to_tensor(_current_value(self.mask))
-
-        @ops.custom_gradient
-        def identity(kernel):
-            def grad(*args, upstream=None):
-                if upstream is None:
-                    (upstream,) = args
-                return mask_gradient(upstream, mask, self.use_native)
-
-            return kernel, grad
-
         value = ops.convert_to_tensor(_current_value(self.kernel))
-        return _reads_as(self.kernel, identity(value))
+        return _reads_as(self.kernel, masked_identity(value, mask, self.use_native))
 
 
 @contextlib.contextmanager

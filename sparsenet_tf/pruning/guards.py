@@ -2,7 +2,7 @@
 
 import keras
 
-from sparsenet_tf.kernels.mask_gradient import native_is_usable
+from sparsenet_tf.kernels.masked_identity import native_is_usable
 from sparsenet_tf.pruning.slots import clear_slots, is_elementwise
 
 

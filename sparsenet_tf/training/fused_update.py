@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from sparsenet_tf.kernels import native
-from sparsenet_tf.kernels.mask_gradient import native_is_usable
+from sparsenet_tf.kernels.masked_identity import native_is_usable
 from sparsenet_tf.pruning.guards import trains_as_keras
 
 # Settings of an optimizer under which a step is more than `value - rate * gradient`.

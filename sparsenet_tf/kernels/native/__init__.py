@@ -27,11 +27,12 @@ def _load(path):
 
     ops = tf.load_op_library(path)
 
-    @tf.RegisterGradient("SparsenetMaskGradient")
-    def _(op, upstream):
+    def mask_upstream(op, upstream):
         mask = op.inputs[1]
         return ops.sparsenet_mask_gradient(gradient=upstream, mask=mask), None
 
+    tf.RegisterGradient("SparsenetMaskGradient")(mask_upstream)
+    tf.RegisterGradient("SparsenetMaskedIdentity")(mask_upstream)
     return ops
 
 

@@ -1,0 +1,39 @@
+"""A kernel as it is, whose gradient is masked."""
+
+import keras
+from keras import ops
+
+from sparsenet_tf.kernels import native
+
+
+def masked_identity(kernel, mask, use_native=False):
+    """Return `kernel`, zero where it is masked, with a gradient that is masked too.
+
+    A product, which is exact: a kept weight is multiplied by one. Not a custom
+    gradient: TensorFlow holds the graph of each one that it traces for ever.
+
+    Args:
+        kernel: float tensor.
+        mask: tensor of 0 and 1, of the kernel's shape and dtype.
+        use_native: leave the kernel, which must be zero where it is masked, as it is,
+            and mask the gradient in place with our own operation, as
+            `native_is_usable` allows, to the same bits.
+
+    Example:
+    >>> masked_identity(np.array([3.0, 4.0]), np.array([0.0, 1.0])).numpy()
+    array([0., 4.])
+    """
+    if use_native and keras.backend.standardize_dtype(kernel.dtype) == "float32":
+        return native.load_ops().sparsenet_masked_identity(value=kernel, mask=mask)
+    return ops.multiply(kernel, mask)
+
+
+def native_is_usable(model):
+    """Whether the compiled model's own `fit` can run our native operations.
+
+    They exist for the CPU alone and have no XLA form, so not for a model compiled
+    with `jit_compile=True`, nor where there are other devices.
+    """
+    if model.jit_compile or native.load_ops() is None:
+        return False
+    return native.has_only_cpus()
