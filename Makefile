@@ -2,23 +2,25 @@
 # installs again only when pyproject.toml, setup.py or the C++ sources change.
 #
 #   make demo     prune, retrain and draw   (make demo DEMO_FLAGS="--steps=500")
+#   make figures  the paper's Figures 7 to 9 (FIGURE_FLAGS="--figure=7 --scale=full")
 #   make test     the tests, without the slow ones
 #   make slow     the slow tests alone
 #   make lint     style and formatting
-#   make benchmark     what pruning costs, what RadiX layers and the loop gain
+#   make benchmark     what pruning costs, what RadiX layers and the loop gain, memory
 #   make clean    remove everything but results/
 
 # The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
 PYTHON ?= python3.12 python3.11 python3.10 python3 /usr/bin/python3
 VENV ?= .venv
 DEMO_FLAGS ?=
+FIGURE_FLAGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test slow lint benchmark clean
+.PHONY: help demo figures test slow lint benchmark clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -26,6 +28,10 @@ help:
 demo: $(VENV)/.installed-figures
 	TF_CPP_MIN_LOG_LEVEL=$${TF_CPP_MIN_LOG_LEVEL:-2} \
 	  $(VENV)/bin/python examples/prune_and_retrain.py $(DEMO_FLAGS)
+
+figures: $(VENV)/.installed-figures
+	TF_CPP_MIN_LOG_LEVEL=$${TF_CPP_MIN_LOG_LEVEL:-3} \
+	  $(VENV)/bin/python examples/paper_figures.py $(FIGURE_FLAGS)
 
 test: $(VENV)/.installed-tests
 	$(VENV)/bin/python -m pytest
@@ -41,6 +47,7 @@ benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
 	$(VENV)/bin/python benchmarks/radix.py
 	$(VENV)/bin/python benchmarks/training_loop.py
+	$(VENV)/bin/python benchmarks/sweep_memory.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -72,7 +79,7 @@ $(VENV)/.created:
 	@touch $@
 
 # One stamp for each extra, written only once pip has succeeded.
-$(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py $(wildcard sparsenet_tf/kernels/native/*.cc)
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml setup.py $(wildcard sparsenet_tf/kernels/native/*.cc sparsenet_tf/kernels/native/*.h)
 	@echo "Installing sparsenet_tf[$*] into $(VENV); the first time takes minutes"
 	@$(VENV)/bin/python -m pip install -q -e '.[$*]'
 	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m sparsenet_tf.kernels.native.build

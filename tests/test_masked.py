@@ -1,5 +1,8 @@
 """`Masked` on every kind of layer: what it masks, what it leaves, how it saves."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -384,3 +387,18 @@ def test_damaged_mask_in_config():
     config["mask"][0]["bits"] = config["mask"][0]["bits"][:-8]
     with pytest.raises(ValueError, match="`mask` in the config"):
         Masked.from_config(config)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_leaves_nothing_behind(jit_compile):
+    model = stf.sparsify(keras.Sequential([keras.Input((4,)), L.Dense(3)]))
+    # Not a loss in which TensorFlow itself has a custom gradient, which it keeps.
+    model.compile(keras.optimizers.SGD(0.1, 0.9), "mse", jit_compile=jit_compile)
+    x, y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
+    callback = stf.pruning.PruningCallback(stf.pruning.ConstantSparsity(0.5, 0))
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    held = [weakref.ref(v.value) for v in model.variables]
+    del model, callback
+    keras.backend.clear_session()
+    gc.collect()
+    assert [ref() for ref in held] == [None] * len(held)
