@@ -401,4 +401,4 @@ def test_training_leaves_nothing_behind(jit_compile):
     del model, callback
     keras.backend.clear_session()
     gc.collect()
-    assert [ref() for ref in held] == [None] * len(held)
+    assert all(ref() is None for ref in held)

@@ -22,7 +22,8 @@ SPARSITIES = {
 }
 LEARNING_RATES = (0.02, 0.1, 0.2)
 RATE = 0.2  # the paper's, at which the suspicions are tested
-SUSPICIONS = ("first convolution dense", "scaled to fan-in", "warmup")
+SCALED = "scaled to fan-in"
+SUSPICIONS = ("first convolution dense", SCALED, "warmup")
 STEPS = {"smoke": 6, "small": 250, "full": 10_000}
 RETRAININGS = {"smoke": 1, "small": 5, "full": 20}
 
@@ -73,16 +74,20 @@ class Settings:
 
 
 def variants(sparsities):
-    """Return all `Variant`s: logits by rates, and each suspicion, for each sparsity.
+    """Return all `Variant`s, for each sparsity: logits by rates, and each suspicion.
+
+    Values scaled to the fan-in come with both kinds of logits, since they may be what
+    lets a very sparse network train at all.
 
     >>> len(variants((0.75, 0.99)))
-    18
+    20
     """
     found = []
     for sparsity in sparsities:
         for logits in ("relu", "linear"):
             found += [Variant(sparsity, logits, rate) for rate in LEARNING_RATES]
         found += [Variant(sparsity, "relu", RATE, s) for s in SUSPICIONS]
+        found.append(Variant(sparsity, "linear", RATE, SCALED))
     return found
 
 
@@ -120,5 +125,5 @@ def _run(variant, settings):
         retraining=retraining,
         retrainings=settings.retrainings,
         dense_layers=("conv1",) if first_dense else (),
-        scale_to_fan_in=variant.suspicion == "scaled to fan-in",
+        scale_to_fan_in=variant.suspicion == SCALED,
     )

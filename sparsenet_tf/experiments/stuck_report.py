@@ -4,7 +4,7 @@ from statistics import fmean
 
 from sparsenet_tf.experiments import files
 from sparsenet_tf.experiments.figure_rows import to_csv as to_csv
-from sparsenet_tf.experiments.stuck import LEARNING_RATES, RATE, SUSPICIONS
+from sparsenet_tf.experiments.stuck import LEARNING_RATES, RATE, SCALED, SUSPICIONS
 
 CHANCE = 0.2  # accuracy below which a network has learnt next to nothing
 _MARKS = {"relu": ("#d55e00", "o"), "linear": ("#0072b2", "s")}
@@ -69,10 +69,13 @@ def markdown(rows):
         parents = f"{100 * fmean(r['pruned_accuracy'] for r in plain):.1f}"
         lines.append(_line([f"{sparsity:.0%}", parents, *cells]))
     lines += ["", f"ReLU logits, rate {RATE:g}, and one thing changed:", ""]
-    lines += _head(["sparsity", "nothing", *SUSPICIONS])
+    both = f"{SCALED}, linear logits"
+    lines += _head(["sparsity", "nothing", *SUSPICIONS, both])
     for sparsity in _sparsities(rows):
         same = _where(rows, sparsity=sparsity, logits="relu", learning_rate=RATE)
         cells = [_cell(_where(same, suspicion=s)) for s in ("", *SUSPICIONS)]
+        linear = _where(rows, sparsity=sparsity, logits="linear", suspicion=SCALED)
+        cells.append(_cell(linear))
         lines.append(_line([f"{sparsity:.0%}", *cells]))
     return "\n".join([*lines, "", _levels(rows), ""])
 
@@ -150,12 +153,13 @@ def _draw_rates(axes, rows):
 
 
 def _draw_suspicions(axes, rows):
-    ways = ("", *SUSPICIONS)
+    ways = [("relu", ""), *(("relu", s) for s in SUSPICIONS), ("linear", SCALED)]
     for mark, sparsity in zip(_SPARSITY_MARKS, _sparsities(rows), strict=False):
-        same = _where(rows, sparsity=sparsity, logits="relu", learning_rate=RATE)
-        y = [100 * _mean(_where(same, suspicion=way)) for way in ways]
-        axes.plot(range(len(ways)), y, marker=mark, label=f"{sparsity:.0%} sparse")
-    names = ["nothing", "first\nconv. dense", "scaled to\nfan-in", "warmup"]
+        same = _where(rows, sparsity=sparsity, learning_rate=RATE)
+        y = [100 * _mean(_where(same, logits=x, suspicion=s)) for x, s in ways]
+        look = {"marker": mark, "linestyle": ":", "label": f"{sparsity:.0%} sparse"}
+        axes.plot(range(len(ways)), y, **look)
+    names = ["nothing", "first conv.\ndense", "scaled", "warmup", "scaled,\nlinear"]
     axes.set_xticks(range(len(ways)), names)
     axes.set_title(f"ReLU, rate {RATE:g}: one thing changed (means)")
     axes.legend(fontsize="small")
