@@ -233,6 +233,7 @@ def test_the_next_update_is_found(step):
     due = [s for s in (2, 6, 9, 11) if s > step]
     wanted = min(due[0] - step if due else 99, 7)
     run = loop._Loop(model, None, ())
+    run.read_step()
     assert run.steps_until_due(schedules, 7) == wanted
     assert run.steps_until_due([], 7) == 7
 

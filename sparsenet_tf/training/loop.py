@@ -99,6 +99,7 @@ def fit(
         for begin in range(0, steps, evaluate_every):
             model.reset_metrics()
             callbacks.on_epoch_begin(begin // evaluate_every)
+            run.read_step()
             done, end = 0, min(evaluate_every, steps - begin)
             while done < end and not model.stop_training:
                 count = run.steps_until_due(schedules, end - done)
@@ -194,10 +195,15 @@ class _Loop:
             self.traced_for = self.model.train_function
             self.run = self._trace()
         self.run(tf.constant(count, tf.int64))
+        self.step += count
+
+    def read_step(self):
+        """Fetch from the device how many batches have been seen; then it is counted."""
+        self.step = int(self._seen())
 
     def steps_until_due(self, schedules, limit):
         """Batches to the next update of a schedule, at most `limit`."""
-        seen = int(self._seen())
+        seen = self.step
         # What schedules count are the optimizer's steps.
         every = self._optimizer().gradient_accumulation_steps or 1
 
