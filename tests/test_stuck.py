@@ -94,8 +94,9 @@ def test_the_tables_count_outcomes():
     # Mean of 72, 10 and 90%; one stuck, one untrained, of three.
     cells = "| 75% | 90.0 | 90.0 (0, 0, 1) | 90.0 (0, 0, 1) | 57.3 (1, 1, 3) |"
     assert cells in text and "| 75% | 57.3 (1, 1, 3) |" in text
-    # 2 of 10 classes of 90% are 18 points: 72%, as it is.
-    assert "Of 1 stuck networks above 20%, the accuracy differs by 0.0 points" in text
+    # Without 2 of 10 classes 72% are left of 90%, as it has.
+    assert "Of 1 stuck networks above 20%, 0 exceed" in text
+    assert "1 are within 5 points" in text
     assert "No network was stuck" in stuck_report.markdown(all_rows())
 
 

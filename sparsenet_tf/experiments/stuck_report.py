@@ -7,7 +7,9 @@ from sparsenet_tf.experiments.figure_rows import to_csv as to_csv
 from sparsenet_tf.experiments.stuck import LEARNING_RATES, RATE, SCALED, SUSPICIONS
 
 CHANCE = 0.2  # accuracy below which a network has learnt next to nothing
+NEAR = 0.05
 _MARKS = {"relu": ("#d55e00", "o"), "linear": ("#0072b2", "s")}
+_NAMES = {"relu": "ReLU", "linear": "linear"}
 _SPARSITY_MARKS = "os^D"
 
 
@@ -56,7 +58,7 @@ def markdown(rows):
     how many stayed untrained.
     """
     lines = ["Mean accuracy in % (stuck, untrained, of all networks).", ""]
-    heads = [f"{logits}, rate {r:g}" for logits in _MARKS for r in LEARNING_RATES]
+    heads = [f"{_NAMES[x]}, rate {r:g}" for x in _MARKS for r in LEARNING_RATES]
     lines += _head(["sparsity", "pruned", *heads])
     for sparsity in _sparsities(rows):
         here = [r for r in rows if r["sparsity"] == sparsity]
@@ -85,11 +87,13 @@ def _levels(rows):
     stuck = [r for r in rows if outcome(r) == "stuck" and r["accuracy"] >= CHANCE]
     if not stuck:
         return "No network was stuck."
-    errors = [abs(r["accuracy"] - expected(r)) for r in stuck]
+    left = [expected(r) - r["accuracy"] for r in stuck]
+    above = sum(gap < 0 for gap in left)
+    near = sum(abs(gap) <= NEAR for gap in left)
     return (
-        f"Of {len(stuck)} stuck networks above {CHANCE:.0%}, the accuracy differs by "
-        f"{100 * fmean(errors):.1f} points on the average from (10 - dead logits) / 10 "
-        "of the pruned parent's."
+        f"Of {len(stuck)} stuck networks above {CHANCE:.0%}, {above} exceed the "
+        "accuracy that their pruned parent has without the classes of the dead logits, "
+        f"and {near} are within {100 * NEAR:.0f} points of it."
     )
 
 
@@ -143,7 +147,7 @@ def _draw_rates(axes, rows):
             here = _where(rows, logits=logits, learning_rate=rate)
             x = [place + shift + 0.03 * (i - 2) for i in range(len(here))]
             y = [100 * r["accuracy"] for r in here]
-            label = f"{logits} logits" if place == 0 else None
+            label = f"{_NAMES[logits]} logits" if place == 0 else None
             look = {"color": color, "marker": mark, "linestyle": "", "markersize": 5}
             axes.plot(x, y, label=label, alpha=0.8, **look)
     axes.set_xticks(range(len(LEARNING_RATES)), [f"{r:g}" for r in LEARNING_RATES])
@@ -161,8 +165,8 @@ def _draw_suspicions(axes, rows):
         axes.plot(range(len(ways)), y, **look)
     names = ["nothing", "first conv.\ndense", "scaled", "warmup", "scaled,\nlinear"]
     axes.set_xticks(range(len(ways)), names)
-    axes.set_title(f"ReLU, rate {RATE:g}: one thing changed (means)")
-    axes.legend(fontsize="small")
+    axes.set_title(f"Rate {RATE:g}: one thing changed (means)")
+    axes.legend(fontsize="small", loc="center right")
     _finish(axes)
 
 
