@@ -726,13 +726,11 @@ def test_workers_that_are_killed_or_lose_their_parent(tmp_path, undisturbed):
     while len(log.read_text()[before:].splitlines()) < 2:
         time.sleep(0.01)
     parent.kill()
-    parent.communicate(
-        timeout=30
-    )  # ends when the workers' ends of the pipes are closed
+    parent.communicate(timeout=30)  # ends when the workers' pipes are closed
     pids = {int(line.split()[2]) for line in log.read_text()[before:].splitlines()}
     assert len(pids) == 2 and not any(is_running(pid) for pid in pids)
     # Ctrl-C ends them at once as well, and all is done in the end.
-    parent = start(script, store, log, 60, 0.05, workers=2)
+    parent = start(script, store, log, 60, 1.0, workers=2)
     for _ in range(4):
         parent.stdout.readline()
     parent.send_signal(signal.SIGINT)

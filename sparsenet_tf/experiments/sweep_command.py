@@ -72,7 +72,7 @@ class Progress:
     >>> progress = Progress(io.StringIO())
     >>> progress(1, 4, 90.0, "iterative-0123")
     >>> progress.stream.getvalue()
-    ' 25% 1 of 4 runs, 1:30 left, iterative-0123\\n'
+    ' 25% 1 of 4 runs, 1:30 left, iterative-0123\n'
     """
 
     def __init__(self, stream=None):

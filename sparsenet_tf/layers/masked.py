@@ -142,7 +142,8 @@ class Masked(keras.layers.Wrapper):
             name=f"{name.replace('/', '_')}_mask",
         )
         setattr(self, mask.name, mask)  # TensorFlow checkpoints go by attributes
-        masked = MaskedKernel(kernel, mask, kernel.constraint)
+        looks_up = isinstance(self.layer, keras.layers.Embedding)
+        masked = MaskedKernel(kernel, mask, kernel.constraint, looks_up)
         masked.constrain(values)
         return masked
 

@@ -25,6 +25,7 @@ class MaskedKernel:
         kernel: the wrapped layer's trainable variable.
         mask: 1 where the kernel is kept, 0 where it is pruned.
         own_constraint: the constraint that the layer gave the kernel, or None.
+        rows_looked_up: whether the layer reads the kernel by rows, as an Embedding.
         use_native: whether what is traced now masks the gradient by our native
             operation.
         update_masks: whether the optimizer's update masks the gradient in what is
@@ -35,6 +36,7 @@ class MaskedKernel:
     kernel: keras.Variable
     mask: keras.Variable
     own_constraint: object = None
+    rows_looked_up: bool = False
     use_native: bool = False
     update_masks: bool = False
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
@@ -105,7 +107,8 @@ class MaskedKernel:
             return contextlib.nullcontext()
         mask = ops.convert_to_tensor(_current_value(self.mask))
         value = ops.convert_to_tensor(_current_value(self.kernel))
-        return _reads_as(self.kernel, masked_identity(value, mask, self.use_native))
+        value = masked_identity(value, mask, self.rows_looked_up, self.use_native)
+        return _reads_as(self.kernel, value)
 
 
 @contextlib.contextmanager
