@@ -15,4 +15,6 @@ from sparsenet_tf.transform import save_masks as save_masks
 from sparsenet_tf.transform import sparse_net as sparse_net
 from sparsenet_tf.transform import strip as strip
 from sparsenet_tf.transform import summary as summary
+from sparsenet_tf.transform import to_dense as to_dense
+from sparsenet_tf.transform import to_sparse as to_sparse
 from sparsenet_tf.version import __version__ as __version__

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.src.testing import TestCase
 
 import sparsenet_tf as stf
-from sparsenet_tf.layers import Masked, RadixDense, radix_weights
+from sparsenet_tf.layers import Masked, RadixDense, nonzero_weights
 from sparsenet_tf.topology import RadixLayer, RadixNet
 
 L = keras.layers
@@ -362,7 +362,7 @@ def test_true_fans_keep_the_variance_of_activations():
 @pytest.mark.parametrize("name", ["zeros", "ones", "random_normal"])
 def test_other_initializers_are_as_they_are(name):
     initializer = keras.initializers.get(name)
-    assert radix_weights.initializer_for_fans(initializer, 3, 4) is initializer
+    assert nonzero_weights.initializer_for_fans(initializer, 3, 4) is initializer
 
 
 def test_initial_values_repeat_with_a_seed():

@@ -3,12 +3,13 @@
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.layers.convolutional.base_conv import BaseConv
 
 from sparsenet_tf.kernels.radix import kernel_shape
 from sparsenet_tf.kernels.radix_conv import over_patches, radix_conv
-from sparsenet_tf.layers.radix_weights import (
+from sparsenet_tf.layers.nonzero_weights import (
     add_weights,
     as_topology,
     built_like,
@@ -134,14 +135,7 @@ class RadixConv2D(BaseConv):
         if layer.data_format == "channels_first":
             shape = [None, shape[-1], None, None]
         new.build(shape)
-        dense = ops.convert_to_numpy(kernel)
-        if new._over_patches:
-            dense = dense.reshape((-1, new.filters))
-        else:
-            dense = dense.reshape((*dense.shape[:3], new.groups, -1))
-            dense = dense.transpose(0, 1, 3, 2, 4)
-        kernel = from_dense_kernel(dense, new.topology).reshape(new._kernel.shape)
-        return built_like(new, layer, shape, kernel)
+        return built_like(new, layer, shape, new.stored_kernel(kernel))
 
     def to_dense(self):
         """Return a built `keras.layers.Conv2D` with the same weights, and zeros.
@@ -169,7 +163,7 @@ class RadixConv2D(BaseConv):
 
     def count_dead_units(self):
         """How many inputs and outputs have no nonzero weight at any position."""
-        stored = self._stored_kernel()
+        stored = self._by_group(self._kernel)
         if self._over_patches:
             return count_dead_units(stored, self.topology)
         counts = [
@@ -178,12 +172,12 @@ class RadixConv2D(BaseConv):
         ]
         return tuple(map(sum, zip(*counts, strict=True)))
 
-    def _stored_kernel(self):
-        """The kernel as an array (h, w, group, *kernel_shape), or for patches flat."""
+    def _by_group(self, stored):
+        """Values as an array (h, w, group, *kernel_shape), or for patches flat."""
         shape = kernel_shape(self.topology)
         if not self._over_patches:
             shape = (*self.kernel_size, self.groups, *shape)
-        return ops.convert_to_numpy(self._kernel).reshape(shape)
+        return ops.convert_to_numpy(ops.convert_to_tensor(stored)).reshape(shape)
 
     def dense_kernel(self):
         """The kernel as a NumPy array (h, w, channels of a group, filters)."""
@@ -191,10 +185,28 @@ class RadixConv2D(BaseConv):
             raise ValueError(
                 f"Layer {self.name!r} must be built: it has no weights yet"
             )
-        dense = to_dense_kernel(self._stored_kernel(), self.topology)
+        return self.dense_of(self._kernel)
+
+    def dense_of(self, stored):
+        """Values in the kernel's shape at their places in that of a Conv2D."""
+        dense = to_dense_kernel(self._by_group(stored), self.topology)
         if not self._over_patches:  # (h, w, group, in, out) to (h, w, in, group, out)
             dense = dense.transpose(0, 1, 3, 2, 4)
         return dense.reshape((*self.kernel_size, -1, self.filters))
+
+    def dense_mask(self):
+        """Where `dense_kernel` has the layer's weights, a boolean array."""
+        return self.dense_of(np.ones(self._kernel.shape, "float32")) != 0
+
+    def stored_kernel(self, dense):
+        """What of a kernel like `dense_kernel` the layer stores, in its own shape."""
+        dense = ops.convert_to_numpy(ops.convert_to_tensor(dense))
+        if self._over_patches:
+            dense = dense.reshape((-1, self.filters))
+        else:
+            dense = dense.reshape((*dense.shape[:3], self.groups, -1))
+            dense = dense.transpose(0, 1, 3, 2, 4)
+        return from_dense_kernel(dense, self.topology).reshape(self._kernel.shape)
 
     def build(self, input_shape):
         """Make the weights."""

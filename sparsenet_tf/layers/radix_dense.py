@@ -3,24 +3,14 @@
 import dataclasses
 
 import keras
-from keras import constraints, initializers, ops, regularizers
 
 from sparsenet_tf.kernels.radix import kernel_shape, radix_matmul
-from sparsenet_tf.layers.radix_weights import (
-    add_weights,
-    as_topology,
-    built_like,
-    count_dead_units,
-    fit_inputs,
-    from_dense_kernel,
-    kernel_fans,
-    to_dense_kernel,
-    unwrap_dense,
-)
+from sparsenet_tf.layers.nonzero_dense import NonzeroDense
+from sparsenet_tf.layers.nonzero_weights import as_topology, fit_inputs
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class RadixDense(keras.layers.Layer):
+class RadixDense(NonzeroDense):
     """`activation(inputs @ W + bias)`, where W has the connections of a RadiX layer.
 
     The kernel holds exactly the nonzeros of W, so its gradient and the optimizer's
@@ -58,7 +48,7 @@ class RadixDense(keras.layers.Layer):
     ((2, 300), (784, 30))
     """
 
-    holds_only_nonzeros = True
+    CONNECTIONS = "topology"
 
     def __init__(
         self,
@@ -75,31 +65,25 @@ class RadixDense(keras.layers.Layer):
         scale_to_fan_in=True,
         **kwargs,
     ):
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.topology = as_topology(topology)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.scale_to_fan_in = scale_to_fan_in
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.supports_masking = True
+        super().__init__(
+            topology,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            kernel_constraint,
+            bias_constraint,
+            scale_to_fan_in,
+            **kwargs,
+        )
 
     @classmethod
     def from_topology(cls, topology, **kwargs):
         """Return the layer; the same as calling the class."""
         return cls(topology, **kwargs)
-
-    @classmethod
-    def like(cls, layer, topology):
-        """Return a layer, not built, with the settings of a Dense one."""
-        known = cls(topology).get_config()
-        config = {k: v for k, v in layer.get_config().items() if k in known}
-        return cls.from_config({**config, "topology": topology})
 
     @classmethod
     def from_dense(cls, layer, topology):
@@ -113,92 +97,25 @@ class RadixDense(keras.layers.Layer):
             TypeError: `layer` is no Dense layer, or `topology` no `RadixLayer`.
             ValueError: `layer` is not built, or the sizes differ.
         """
-        layer = unwrap_dense(layer, keras.layers.Dense)
-        inputs, outputs = layer.kernel.shape
-        topology = fit_inputs(as_topology(topology), inputs, layer.name)
-        if topology.output_size != outputs:
-            raise ValueError(
-                f"`topology` must have the {outputs} outputs of layer {layer.name!r}. "
-                f"Received: {topology.output_size} outputs"
-            )
-        new = cls.like(layer, topology)
-        kernel = from_dense_kernel(layer.kernel, topology)
-        return built_like(new, layer, (None, inputs), kernel)
+        return cls._from_dense(layer, as_topology(topology))
 
-    def to_dense(self):
-        """Return a built `keras.layers.Dense` with the same weights, and zeros.
+    def check_connections(self, topology):
+        """Return the `RadixLayer` that `topology` is or describes."""
+        return as_topology(topology)
 
-        Raises:
-            ValueError: the layer is not built.
-        """
-        kernel = self.dense_kernel()
-        return built_like(
-            self.like_dense(), self, (None, self.topology.input_size), kernel
-        )
+    def fit_connections(self, inputs):
+        """Drop inputs of the topology until as many are left as come in."""
+        self.topology = fit_inputs(self.topology, inputs, self.name)
 
-    def like_dense(self):
-        """Return a `keras.layers.Dense`, not built, with this layer's settings."""
-        config = self.get_config()
-        for name in ("topology", "scale_to_fan_in"):
-            del config[name]
-        return keras.layers.Dense.from_config({**config, "units": self.units})
+    def kernel_shape(self):
+        """Shape in which the nonzeros are stored."""
+        return kernel_shape(self.topology)
 
-    @property
-    def dense_shape(self):
-        """Shape of the kernel of the dense layer that this one stands for."""
-        return (self.topology.input_size, self.topology.output_size)
-
-    def count_dead_units(self):
-        """How many inputs and outputs have no nonzero weight."""
-        return count_dead_units(self.kernel, self.topology)
-
-    def dense_kernel(self):
-        """The matrix W as a NumPy array (input_size, output_size), with its zeros."""
-        if not self.built:
-            raise ValueError(
-                f"Layer {self.name!r} must be built: it has no weights yet"
-            )
-        return to_dense_kernel(self.kernel, self.topology)
-
-    @property
-    def units(self):
-        """Size of the output."""
-        return self.topology.output_size
-
-    def build(self, input_shape):
-        """Make the weights."""
-        self.topology = fit_inputs(self.topology, input_shape[-1], self.name)
-        fans = kernel_fans(self.topology, scale_to_fan_in=self.scale_to_fan_in)
-        self.kernel, self.bias = add_weights(
-            self, kernel_shape(self.topology), fans, self.units
-        )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
-        self.built = True
-
-    def call(self, inputs):
-        """Return `activation(inputs @ W + bias)`."""
-        x = radix_matmul(inputs, self.kernel, self.topology)
-        if self.use_bias:
-            x = ops.add(x, self.bias)
-        return self.activation(x)
-
-    def compute_output_shape(self, input_shape):
-        """Return the input's shape with the last axis exchanged."""
-        return (*input_shape[:-1], self.units)
+    def product(self, inputs):
+        """Return `inputs @ W`."""
+        return radix_matmul(inputs, self.kernel, self.topology)
 
     def get_config(self):
         """Return what the layer is made of."""
-        return {
-            **super().get_config(),
-            "topology": dataclasses.asdict(self.topology),
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "kernel_initializer": initializers.serialize(self.kernel_initializer),
-            "bias_initializer": initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": constraints.serialize(self.kernel_constraint),
-            "bias_constraint": constraints.serialize(self.bias_constraint),
-            "scale_to_fan_in": self.scale_to_fan_in,
-        }
+        config = super().get_config()
+        return {**config, "topology": dataclasses.asdict(self.topology)}

@@ -59,27 +59,38 @@ def copy_weights(source, target):
     if not source.built:
         return
     old, new = plain_weights(source), plain_weights(target)
-    kernels = {
-        id(weight): layer
-        for _, layer in tree.walk(source)
-        if tree.is_sparse(layer)
-        for weight in layer.weights
-        if weight.name == "kernel"
-    }
-    if len(old) == len(new):
-        old = [
-            value if value.shape == v.shape else kernels[id(value)].dense_kernel()
-            for value, v in zip(old, new, strict=True)
-            if value.shape == v.shape or id(value) in kernels
-        ]
-    if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
+    from_sparse, to_sparse = sparse_kernels(source), sparse_kernels(target)
+    values = []
+    for value, variable in zip(old, new, strict=False):
+        if value.shape != variable.shape and id(value) in from_sparse:
+            value = from_sparse[id(value)].dense_kernel()
+        if value.shape != variable.shape and id(variable) in to_sparse:
+            layer = to_sparse[id(variable)]
+            if tuple(value.shape) == tuple(layer.dense_shape):
+                value = layer.stored_kernel(value)
+        values.append(value)
+    if len(old) != len(new) or any(
+        tuple(value.shape) != tuple(variable.shape)
+        for value, variable in zip(values, new, strict=True)
+    ):
         raise ValueError(
             f"Model {source.name!r} could not be copied with its weights: it has "
             f"{len(old)} weights and its copy {len(new)}, or their shapes differ. Do "
             "all its layers rebuild themselves from `get_config`?"
         )
-    for value, variable in zip(old, new, strict=True):
+    for value, variable in zip(values, new, strict=True):
         variable.assign(value)
+
+
+def sparse_kernels(model):
+    """Return `{id of the kernel: layer}` of layers that hold only their nonzeros."""
+    return {
+        id(weight): layer
+        for _, layer in tree.walk(model)
+        if tree.is_sparse(layer)
+        for weight in layer.weights
+        if weight.name == "kernel"
+    }
 
 
 def plain_weights(model):

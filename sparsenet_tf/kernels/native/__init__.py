@@ -33,7 +33,34 @@ def _load(path):
 
     tf.RegisterGradient("SparsenetMaskGradient")(mask_upstream)
     tf.RegisterGradient("SparsenetMaskedIdentity")(mask_upstream)
+    tf.RegisterGradient("SparsenetSparseMatmul")(_sparse_matmul_gradient(ops))
+    tf.RegisterGradient("SparsenetSampledMatmul")(_sampled_matmul_gradient(ops))
     return ops
+
+
+def _sparse_matmul_gradient(ops):
+    def gradient(op, upstream):
+        x, values, *pattern = op.inputs
+        transpose = op.get_attr("transpose")
+        to_x = ops.sparsenet_sparse_matmul(
+            upstream, values, *pattern, transpose=not transpose
+        )
+        left, right = (upstream, x) if transpose else (x, upstream)
+        to_values = ops.sparsenet_sampled_matmul(left, right, *pattern)
+        return to_x, to_values, *[None] * len(pattern)
+
+    return gradient
+
+
+def _sampled_matmul_gradient(ops):
+    def gradient(op, upstream):
+        x, y, *pattern = op.inputs
+        matmul = ops.sparsenet_sparse_matmul
+        to_x = matmul(y, upstream, *pattern, transpose=True)
+        to_y = matmul(x, upstream, *pattern, transpose=False)
+        return to_x, to_y, *[None] * len(pattern)
+
+    return gradient
 
 
 def has_only_cpus():

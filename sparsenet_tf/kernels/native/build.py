@@ -6,15 +6,36 @@
 all works as well, at the speed of TensorFlow's own operations.
 """
 
+import concurrent.futures
 import json
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 
 _HERE = pathlib.Path(__file__).resolve().parent
+
+_FLAGS = (
+    "-w",  # TensorFlow's headers warn a thousand times.
+    "-O3",
+    "-fPIC",
+    "-std=c++17",
+    # Products and sums are rounded one by one, as TensorFlow's are.
+    "-ffp-contract=off",
+)
+_AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq")
+# By whether the processor is an x86: instruction sets and what the compiler calls them.
+_INSTRUCTION_SETS = {
+    True: {
+        "kPortable": (),
+        "kAvx2": ("-mavx2", "-mfma"),
+        "kAvx512": ("-mavx2", "-mfma", *_AVX512, "-mprefer-vector-width=512"),
+    },
+    False: {"kPortable": ()},
+}
 
 _ASK_TENSORFLOW = """
 import json, tensorflow as tf
@@ -43,19 +64,42 @@ def build(folder=_HERE):
     version, compile_flags, link_flags = _ask_tensorflow()
     path = pathlib.Path(folder) / f"_ops_tf{version}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sources = sorted(str(source) for source in _HERE.glob("*.cc"))
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        units = [
+            (source, os.path.join(temporary, f"{name}.o"), flags)
+            for source, name, flags in compilation_units()
+        ]
+        commands = [
+            [compiler, *_FLAGS, *compile_flags, *flags, "-c", source, "-o", made]
+            for source, made, flags in units
+        ]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
         made = os.path.join(temporary, path.name)
-        # TensorFlow's headers warn a thousand times.
-        command = [compiler, "-w", "-O3", "-shared", "-fPIC", "-std=c++17"]
-        # Products and sums are rounded one by one, as TensorFlow's are.
-        command += ["-ffp-contract=off"]
-        command += [*compile_flags, *sources, "-o", made, *link_flags]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BuildError(f"{compiler} failed:\n{done.stderr[-2000:]}")
+        objects = [unit[1] for unit in units]
+        _run([compiler, "-shared", *objects, "-o", made, *link_flags])
         os.replace(made, path)
     return path
+
+
+def compilation_units():
+    """What is compiled: a list of (source, name, flags of its own)."""
+    units = []
+    for source in sorted(_HERE.glob("*.cc")):
+        if source.name == "sparse_simd.cc":
+            sets = _INSTRUCTION_SETS[platform.machine() in ("x86_64", "AMD64")]
+            for name, flags in sets.items():
+                own = [f"-DSPARSENET_SIMD={name}", "-ffp-contract=fast", *flags]
+                units.append((str(source), f"{source.stem}_{name}", own))
+        else:
+            units.append((str(source), source.stem, []))
+    return units
+
+
+def _run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
 
 
 def find_compiler():

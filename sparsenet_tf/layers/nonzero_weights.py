@@ -1,4 +1,4 @@
-"""What the RadiX layers share: their topology's fit, and how weights begin."""
+"""What layers that hold only nonzeros share: how weights begin, and dense ones."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from keras.src.initializers.random_initializers import compute_fans
 
 from sparsenet_tf.kernels.radix import stored_connections
 from sparsenet_tf.layers import tree
-from sparsenet_tf.topology import RadixLayer
+from sparsenet_tf.topology import RadixLayer, SparsePattern
 
 
 def as_topology(topology):
@@ -131,10 +131,17 @@ def unwrap_dense(layer, kind):
     return layer
 
 
+def connections(topology):
+    """The input and the output of each entry of the kernel as it is stored."""
+    if isinstance(topology, SparsePattern):
+        return topology.inputs, topology.outputs()
+    return stored_connections(topology)
+
+
 def to_dense_kernel(kernel, topology):
     """The nonzeros (..., *kernel_shape) at their places (..., inputs, outputs)."""
     kernel = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
-    inputs, outputs = stored_connections(topology)
+    inputs, outputs = connections(topology)
     leading = kernel.shape[: kernel.ndim - inputs.ndim]
     dense = np.zeros(
         (*leading, topology.input_size, topology.output_size), kernel.dtype
@@ -149,7 +156,7 @@ def count_dead_units(kernel, topology):
     Leading axes are those of one set of units: a unit is dead if it is in all of them.
     """
     kernel = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
-    inputs, outputs = stored_connections(topology)
+    inputs, outputs = connections(topology)
     leading = tuple(range(kernel.ndim - inputs.ndim))
     alive = (kernel != 0).any(axis=leading)
     return (
@@ -161,7 +168,7 @@ def count_dead_units(kernel, topology):
 def from_dense_kernel(dense, topology):
     """Undo `to_dense_kernel`; what is not connected is left behind."""
     dense = ops.convert_to_numpy(ops.convert_to_tensor(dense))
-    return dense[(..., *stored_connections(topology))]
+    return dense[(..., *connections(topology))]
 
 
 def built_like(new, source, input_shape, kernel):

@@ -1,0 +1,262 @@
+// TensorFlow's operations for a layer with a sparse matrix W (inputs, outputs).
+//
+// W is given twice, as rows of its transpose ("out": for each output its inputs) and as
+// its own rows ("in": for each input its outputs), with the values in the first order;
+// `order` says where the second one's values are in it.
+
+#include <string>
+
+#include "sparse_matmul.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace sparsenet {
+namespace {
+
+namespace tf = ::tensorflow;
+
+Examples AsExamples(const tf::Tensor& tensor) {
+  return {const_cast<char*>(tensor.tensor_data().data()),
+          tensor.dtype() == tf::DT_BFLOAT16, tensor.dim_size(0), tensor.dim_size(1)};
+}
+
+// One of the two ways in which an operation is given its matrix.
+struct Pattern {
+  SparseRows rows;
+  int64_t num_rows, nonzeros;
+};
+
+tf::Status GetPattern(tf::OpKernelContext* context, int first, Pattern* pattern) {
+  const tf::Tensor& splits = context->input(first);
+  const tf::Tensor& indices = context->input(first + 1);
+  if (splits.dims() != 1 || splits.NumElements() < 1 || indices.dims() != 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Splits must be a vector with an entry, and indices one. Received: shapes ",
+        splits.shape().DebugString(), " and ", indices.shape().DebugString()));
+  }
+  *pattern = {{splits.flat<int32_t>().data(), indices.flat<int32_t>().data(), nullptr},
+              splits.NumElements() - 1,
+              indices.NumElements()};
+  return absl::OkStatus();
+}
+
+tf::Status BadPattern(const Pattern& pattern, int64_t columns) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Splits must rise from 0 to ", pattern.nonzeros, ", indices be at least 0 and below ",
+      columns, " and `order` at least 0 and below ", pattern.nonzeros));
+}
+
+int ThreadsFor(tf::OpKernelContext* context, int64_t work) {
+  constexpr int64_t kWorkOfAThread = 1 << 18;  // below it, waking another takes longer
+  const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
+  return static_cast<int>(std::min<int64_t>(threads, work / kWorkOfAThread + 1));
+}
+
+void Run(tf::OpKernelContext* context, std::vector<Stage> stages, int threads) {
+  auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
+  RunStages(std::move(stages), threads,
+            [pool](std::function<void()> help) { pool->Schedule(std::move(help)); });
+}
+
+template <typename T>
+Stage CopyStage(const T* from, const int32_t* order, int64_t size, float* to,
+                std::atomic<bool>* good) {
+  return InParts(size, 1 << 15, [=](int64_t begin, int64_t end) {
+    if (order == nullptr) {
+      for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[k]);
+      return;
+    }
+    uint32_t most = 0;
+    for (int64_t k = begin; k < end; ++k) {
+      most = std::max(most, static_cast<uint32_t>(order[k]));
+    }
+    if (most >= size) {
+      *good = false;
+      return;
+    }
+    for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[order[k]]);
+  });
+}
+
+tf::Status NewFloats(tf::OpKernelContext* context, int64_t size, tf::Tensor* tensor,
+                     float** data) {
+  TF_RETURN_IF_ERROR(
+      context->allocate_temp(tf::DT_FLOAT, tf::TensorShape({size}), tensor));
+  *data = tensor->flat<float>().data();
+  return absl::OkStatus();
+}
+
+// Inputs: x, values, out_splits, out_indices, in_splits, in_indices, order.
+class SparseMatmulOp : public tf::OpKernel {
+ public:
+  explicit SparseMatmulOp(tf::OpKernelConstruction* context) : tf::OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("transpose", &transpose_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& x = context->input(0);
+    const tf::Tensor& values = context->input(1);
+    const tf::Tensor& order = context->input(6);
+    OP_REQUIRES(context, x.dims() == 2,
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`x` must have two axes. Received: shape ", x.shape().DebugString())));
+    Pattern pattern;
+    OP_REQUIRES_OK(context, GetPattern(context, transpose_ ? 4 : 2, &pattern));
+    const int64_t nonzeros = pattern.nonzeros;
+    OP_REQUIRES(context, values.NumElements() == nonzeros && order.NumElements() == nonzeros,
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`values` and `order` must have an entry for each of ", nonzeros,
+                    " nonzeros. Received: ", values.NumElements(), " and ",
+                    order.NumElements())));
+    tf::Tensor* y = nullptr;
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(
+                       0, tf::TensorShape({x.dim_size(0), pattern.num_rows}), &y));
+    if (y->NumElements() == 0) return;
+
+    const Examples from = AsExamples(x), to = AsExamples(*y);
+    const int threads = ThreadsFor(context, from.count * (nonzeros + from.features));
+    const SparseMatmul matmul(BestSparseSimd(), from.count, threads);
+    std::atomic<bool> good{true};
+    float *packed, *copied;
+    tf::Tensor packed_tensor, copied_tensor;
+    OP_REQUIRES_OK(context, NewFloats(context,
+                                      matmul.TilesAtOnce() * matmul.TileSize(from.features),
+                                      &packed_tensor, &packed));
+    std::vector<Stage> also =
+        CheckPattern(pattern.rows, pattern.num_rows, nonzeros, from.features, &good);
+    const int32_t* at = transpose_ ? order.flat<int32_t>().data() : nullptr;
+    if (from.bfloat16 || transpose_) {
+      OP_REQUIRES_OK(context, NewFloats(context, nonzeros, &copied_tensor, &copied));
+      pattern.rows.values = copied;
+      also.push_back(from.bfloat16
+                          ? CopyStage(values.flat<tf::bfloat16>().data(), at, nonzeros,
+                                      copied, &good)
+                          : CopyStage(values.flat<float>().data(), at, nonzeros, copied,
+                                      &good));
+    } else {
+      pattern.rows.values = values.flat<float>().data();
+    }
+    Run(context, matmul.Product(pattern.rows, from, to, packed, std::move(also), &good),
+        threads);
+    OP_REQUIRES(context, good, BadPattern(pattern, from.features));
+  }
+
+ private:
+  bool transpose_;
+};
+
+// Inputs: x, y, out_splits, out_indices, in_splits, in_indices, order.
+class SampledMatmulOp : public tf::OpKernel {
+ public:
+  using tf::OpKernel::OpKernel;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& x = context->input(0);
+    const tf::Tensor& y = context->input(1);
+    OP_REQUIRES(context,
+                x.dims() == 2 && y.dims() == 2 && x.dim_size(0) == y.dim_size(0),
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`x` and `y` must have two axes, the first as long. Received: shapes ",
+                    x.shape().DebugString(), " and ", y.shape().DebugString())));
+    Pattern pattern;
+    OP_REQUIRES_OK(context, GetPattern(context, 2, &pattern));
+    const int64_t nonzeros = pattern.nonzeros;
+    OP_REQUIRES(context, y.dim_size(1) == pattern.num_rows,
+                absl::InvalidArgumentError(absl::StrCat(
+                    "`y` must have ", pattern.num_rows, " columns. Received: shape ",
+                    y.shape().DebugString())));
+    tf::Tensor* values = nullptr;
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, tf::TensorShape({nonzeros}), &values));
+    if (nonzeros == 0) return;
+
+    const Examples by_column = AsExamples(x), by_row = AsExamples(y);
+    const int64_t features = by_column.features + by_row.features;
+    const int threads = ThreadsFor(context, by_row.count * (nonzeros + features));
+    const SparseMatmul matmul(BestSparseSimd(), by_row.count, threads);
+    std::atomic<bool> good{true};
+    float *packed, *sums;
+    tf::Tensor packed_tensor, sums_tensor;
+    OP_REQUIRES_OK(context, NewFloats(context,
+                                      matmul.TilesAtOnce() * matmul.TileSize(features),
+                                      &packed_tensor, &packed));
+    if (by_row.bfloat16) {
+      OP_REQUIRES_OK(context, NewFloats(context, nonzeros, &sums_tensor, &sums));
+    } else {
+      sums = values->flat<float>().data();
+    }
+    const auto clear = [sums](int64_t begin, int64_t end) {
+      std::fill(sums + begin, sums + end, 0.0f);
+    };
+    std::vector<Stage> also = CheckPattern(pattern.rows, pattern.num_rows, nonzeros,
+                                           by_column.features, &good);
+    also.push_back(InParts(nonzeros, 1 << 16, clear));
+    std::vector<Stage> stages = matmul.Sampled(pattern.rows, by_column, by_row, packed,
+                                               std::move(also), sums, &good);
+    if (by_row.bfloat16) {
+      auto* narrow = values->flat<tf::bfloat16>().data();
+      stages.push_back(InParts(nonzeros, 1 << 16, [=](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) narrow[k] = tf::bfloat16(sums[k]);
+      }));
+    }
+    Run(context, stages, threads);
+    OP_REQUIRES(context, good, BadPattern(pattern, by_column.features));
+  }
+};
+
+using tf::shape_inference::InferenceContext;
+
+REGISTER_OP("SparsenetSparseMatmul")
+    .Input("x: T")
+    .Input("values: T")
+    .Input("out_splits: int32")
+    .Input("out_indices: int32")
+    .Input("in_splits: int32")
+    .Input("in_indices: int32")
+    .Input("order: int32")
+    .Output("y: T")
+    .Attr("transpose: bool = false")
+    .Attr("T: {float, bfloat16}")
+    .SetShapeFn([](InferenceContext* context) {
+      bool transpose;
+      TF_RETURN_IF_ERROR(context->GetAttr("transpose", &transpose));
+      tf::shape_inference::ShapeHandle x, splits;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 2, &x));
+      TF_RETURN_IF_ERROR(
+          context->WithRank(context->input(transpose ? 4 : 2), 1, &splits));
+      tf::shape_inference::DimensionHandle rows;
+      TF_RETURN_IF_ERROR(context->Subtract(context->Dim(splits, 0), 1, &rows));
+      context->set_output(0, context->Matrix(context->Dim(x, 0), rows));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("SparsenetSampledMatmul")
+    .Input("x: T")
+    .Input("y: T")
+    .Input("out_splits: int32")
+    .Input("out_indices: int32")
+    .Input("in_splits: int32")
+    .Input("in_indices: int32")
+    .Input("order: int32")
+    .Output("values: T")
+    .Attr("T: {float, bfloat16}")
+    .SetShapeFn([](InferenceContext* context) {
+      context->set_output(0, context->input(3));
+      return absl::OkStatus();
+    });
+
+#define REGISTER(type)                                                                 \
+  REGISTER_KERNEL_BUILDER(                                                             \
+      Name("SparsenetSparseMatmul").Device(tf::DEVICE_CPU).TypeConstraint<type>("T"),  \
+      SparseMatmulOp);                                                                 \
+  REGISTER_KERNEL_BUILDER(                                                             \
+      Name("SparsenetSampledMatmul").Device(tf::DEVICE_CPU).TypeConstraint<type>("T"), \
+      SampledMatmulOp);
+REGISTER(float)
+REGISTER(tf::bfloat16)
+#undef REGISTER
+
+}  // namespace
+}  // namespace sparsenet

@@ -1,0 +1,57 @@
+// Products with a sparse matrix, vectorized over the batch, for one thread's share of it.
+//
+// A batch is cut into tiles of up to kMostVectors * lanes examples. Packed, a tile is the
+// matrix (features, examples) with examples side by side, zero where the batch ends, so
+// that a nonzero is one scalar times a few whole vectors.
+
+#ifndef SPARSENET_SPARSE_SIMD_H_
+#define SPARSENET_SPARSE_SIMD_H_
+
+#include <cstdint>
+
+namespace sparsenet {
+
+// Row r has the nonzeros splits[r] to splits[r + 1], in these columns.
+struct SparseRows {
+  const int32_t* splits;
+  const int32_t* columns;
+  const float* values;
+};
+
+// Examples of a batch in their own layout, (examples, features).
+struct Examples {
+  void* data;  // float, or bfloat16 as its bits
+  bool bfloat16;
+  int64_t count;
+  int64_t features;
+};
+
+struct SparseSimd {
+  const char* name;
+  int lanes;
+  int most_vectors;
+
+  // Packs features begin to end of examples `first` on.
+  void (*pack)(const Examples& from, int64_t first, int vectors, int64_t begin,
+               int64_t end, float* to);
+
+  // Features begin to end of examples `first` on of the product: row r of the matrix
+  // times the packed tile is feature r.
+  void (*product)(const SparseRows& rows, const float* packed, int vectors,
+                  int64_t begin, int64_t end, const Examples& to, int64_t first);
+
+  // For each nonzero (r, c) of rows begin to end: the sum over the tile's examples of
+  // feature c of `by_column` times feature r of `by_row`, added to what is there.
+  void (*sampled)(const SparseRows& rows, const float* by_column, const float* by_row,
+                  int vectors, int64_t begin, int64_t end, float* to);
+};
+
+// The fastest that this processor has.
+const SparseSimd& BestSparseSimd();
+
+// All that this processor has, the fastest first, and how many.
+int AllSparseSimd(const SparseSimd** found);
+
+}  // namespace sparsenet
+
+#endif  // SPARSENET_SPARSE_SIMD_H_

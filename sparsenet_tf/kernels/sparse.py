@@ -1,0 +1,174 @@
+"""Products with a sparse matrix of any pattern, of which only the nonzeros exist."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsenet_tf.kernels import native
+
+IMPLEMENTATIONS = ("auto", "native", "csr", "dense")
+# Of TensorFlow's products with compressed rows: above it the dense product is faster.
+CSR_MOST_DENSITY = 0.025
+
+
+class SparseProduct:
+    """`x @ W`, where W (inputs, outputs) has the connections of a pattern alone.
+
+    "native" is our own operation for CPUs, with TensorFlow: a nonzero of W is one
+    number times a row of examples side by side. The gradient of the nonzeros is
+    computed for them alone, and no dense matrix exists. float32 and bfloat16, the
+    latter summed in float32. "csr" is TensorFlow's product with compressed rows, for
+    GPUs too. "dense" writes W out for each product and runs with every backend.
+
+    Args:
+        pattern: a `topology.SparsePattern`.
+
+    Example:
+    >>> pattern = stf.topology.SparsePattern.from_mask(np.eye(3, dtype=bool))
+    >>> product = SparseProduct(pattern)
+    >>> np.asarray(product(np.ones((1, 3)), np.array([1.0, 2.0, 3.0]), "dense"))
+    array([[1., 2., 3.]])
+    """
+
+    def __init__(self, pattern):
+        self.pattern = pattern
+
+    def __call__(self, x, values, implementation="auto"):
+        """Return the product.
+
+        Args:
+            x: tensor (..., inputs).
+            values: tensor (num_connections,) of its dtype: the nonzeros, output by
+                output, by input within each.
+            implementation: one of `IMPLEMENTATIONS`; "auto" as `choose` says.
+
+        Returns:
+            Tensor (..., outputs).
+
+        Raises:
+            ValueError: `implementation` is unknown, or cannot run here.
+        """
+        x, values = ops.convert_to_tensor(x), ops.convert_to_tensor(values)
+        leading = ops.shape(x)[:-1]
+        if implementation == "auto":
+            static = None if None in x.shape[:-1] else int(np.prod(x.shape[:-1]))
+            implementation = choose(self.pattern, static, x.dtype)
+        flat = ops.reshape(x, (-1, self.pattern.input_size))
+        y = _function(implementation, x.dtype)(self, flat, values)
+        return ops.reshape(y, (*leading, self.pattern.output_size))
+
+    def _native(self, x, values):
+        return native.load_ops().sparsenet_sparse_matmul(
+            x, values, *self._native_indices, transpose=False
+        )
+
+    def _csr(self, x, values):
+        from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops as csr
+        from tensorflow.sparse import SparseTensor
+
+        shape = self.pattern.output_size, self.pattern.input_size
+        matrix = csr.CSRSparseMatrix(SparseTensor(self._csr_indices, values, shape))
+        return ops.transpose(csr.matmul(matrix, x, transpose_b=True))
+
+    def _dense(self, x, values):
+        shape = self.pattern.input_size, self.pattern.output_size
+        return ops.matmul(x, ops.scatter(self._dense_indices, values, shape))
+
+    @functools.cached_property
+    def _native_indices(self):
+        pattern = self.pattern
+        return _constants(pattern.splits, pattern.inputs, *pattern.by_input)
+
+    @functools.cached_property
+    def _csr_indices(self):
+        edges = np.stack([self.pattern.outputs(), self.pattern.inputs], axis=1)
+        return _constants(edges.astype(np.int64))[0]
+
+    @functools.cached_property
+    def _dense_indices(self):
+        edges = np.stack([self.pattern.inputs, self.pattern.outputs()], axis=1)
+        if keras.backend.backend() == "tensorflow":
+            return _constants(edges)[0]
+        return edges
+
+
+def choose(pattern, batch, dtype):
+    """Return the implementation that is the fastest for a forward and backward pass.
+
+    Measured on two cores (`benchmarks/sparse.py`), by density and batch.
+
+    Args:
+        pattern: a `topology.SparsePattern`.
+        batch: number of examples, or None if it is not known.
+        dtype: of the inputs.
+
+    Example:
+    >>> choose(stf.topology.SparsePattern.random(64, 64, 60, seed=0), 32, "float32")
+    'dense'
+    """
+    if native_can_run(dtype):
+        return "native" if native_pays(pattern, batch) else "dense"
+    if (
+        keras.backend.backend() == "tensorflow"
+        and keras.backend.standardize_dtype(dtype) in ("float32", "float64")
+        and 0 < pattern.density <= CSR_MOST_DENSITY
+    ):
+        return "csr"
+    return "dense"
+
+
+def native_can_run(dtype="float32"):
+    """Whether our operation exists here, for the dtype and for all devices."""
+    known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
+    if not known or native.load_ops() is None:
+        return False
+    return native.has_only_cpus()
+
+
+def native_pays(pattern, batch):
+    """Whether our operation is expected to be faster than the dense product."""
+    batch = batch or 128
+    most = 0.3 if batch >= 32 else 0.05
+    return pattern.density <= most
+
+
+def check_implementation(implementation):
+    """Return `implementation`, or raise a ValueError if there is none of that name."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"`implementation` must be one of {IMPLEMENTATIONS}. Received: "
+            f"{implementation!r}"
+        )
+    return implementation
+
+
+def _function(implementation, dtype):
+    check_implementation(implementation)
+    if implementation == "native" and not native_can_run(dtype):
+        raise ValueError(
+            "`implementation` 'native' needs float32 or bfloat16, the TensorFlow "
+            "backend without a GPU, and the operations that `python -m "
+            f"sparsenet_tf.kernels.native.build` builds. Received: dtype "
+            f"{keras.backend.standardize_dtype(dtype)}, backend "
+            f"{keras.backend.backend()}"
+        )
+    if implementation == "csr" and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`implementation` 'csr' needs the TensorFlow backend. Received: backend "
+            f"{keras.backend.backend()}"
+        )
+    return {
+        "native": SparseProduct._native,
+        "csr": SparseProduct._csr,
+        "dense": SparseProduct._dense,
+    }[implementation]
+
+
+def _constants(*arrays):
+    """TensorFlow tensors that any function may use, and that none copies."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return [tf.constant(array) for array in arrays]

@@ -1,0 +1,178 @@
+"""`SparseDense`: a dense layer with any set of connections, and no others."""
+
+import keras
+import numpy as np
+
+from sparsenet_tf.kernels import sparse
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.nonzero_dense import NonzeroDense
+from sparsenet_tf.topology import SparsePattern
+
+
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
+class SparseDense(NonzeroDense):
+    """`activation(inputs @ W + bias)`, where W has the connections of a pattern alone.
+
+    The kernel is the vector of W's nonzeros, output by output, so its gradient and the
+    optimizer's slots are as short; neither W nor a mask exists. On a CPU, with
+    TensorFlow, the products are our own operation, which skips what is not there (see
+    `sparsenet_tf.kernels.sparse`). Input shape `(..., input_size)`, output shape
+    `(..., output_size)`. The pattern is fixed and is saved with the layer's config.
+
+    Args:
+        pattern: a `stf.topology.SparsePattern`, or a mask (inputs, outputs).
+        activation: as for `keras.layers.Dense`; so are the arguments that follow.
+        use_bias: whether to add a bias.
+        kernel_initializer: for the nonzeros. Variance-scaling ones (Glorot, He,
+            LeCun) see the mean connections of an output as fan-in, those of an input
+            as fan-out.
+        bias_initializer: for the bias.
+        kernel_regularizer: of the nonzeros.
+        bias_regularizer: of the bias.
+        activity_regularizer: of the output.
+        kernel_constraint: of the nonzeros, a vector.
+        bias_constraint: of the bias.
+        scale_to_fan_in: False for initial values as if the layer were dense.
+        implementation: "native", our own operation; "csr", TensorFlow's product with
+            compressed rows; "dense", which writes W out; or "auto", which takes what
+            is the fastest by density and batch. XLA cannot compile "native": use
+            "dense" for `jit_compile=True`.
+        **kwargs: `name`, `dtype` and the like.
+
+    Raises:
+        ValueError: `pattern` is no mask, or `implementation` is unknown; when the
+            layer is built, the inputs are not as many as the pattern's.
+
+    Source: Nikdan et al., "SparseProp", arXiv 2302.04852, for the products.
+
+    Example:
+    >>> mask = stf.topology.random_mask((784, 300), 0.95, seed=0)
+    >>> layer = SparseDense(mask, activation="relu")
+    >>> y = layer(np.ones((2, 784), "float32"))
+    >>> tuple(y.shape), layer.kernel.shape[0] - int(mask.sum())
+    ((2, 300), 0)
+    """
+
+    CONNECTIONS = "pattern"
+    OWN_SETTINGS = ("scale_to_fan_in", "implementation")
+
+    def __init__(
+        self,
+        pattern,
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        scale_to_fan_in=True,
+        implementation="auto",
+        **kwargs,
+    ):
+        super().__init__(
+            pattern,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            kernel_constraint,
+            bias_constraint,
+            scale_to_fan_in,
+            **kwargs,
+        )
+        self.implementation = sparse.check_implementation(implementation)
+        # Keras asks before it lets XLA compile a model.
+        self.supports_jit = implementation == "dense"
+        self._product = sparse.SparseProduct(self.pattern)
+
+    @classmethod
+    def from_dense(cls, layer, mask=None, **settings):
+        """Return a built layer with those weights of `layer` that `mask` keeps.
+
+        Args:
+            layer: a built `keras.layers.Dense`, or one in a `Masked` wrapper.
+            mask: a mask (inputs, outputs) or a `SparsePattern`; by default that of the
+                wrapper.
+            **settings: arguments of the class, in place of the layer's.
+
+        Raises:
+            TypeError: `layer` is no Dense layer.
+            ValueError: `layer` is not built, or the mask has other sizes, or there is
+                none.
+        """
+        if mask is None:
+            if not tree.is_masked(layer):
+                raise ValueError(
+                    f"`mask` must be given for layer {layer.name!r}, which is not "
+                    "`Masked`. Received: None"
+                )
+            [mask] = layer.masks.values()
+        return cls._from_dense(layer, as_pattern(mask), **settings)
+
+    def check_connections(self, pattern):
+        """Return the `SparsePattern` that `pattern` is or describes."""
+        return as_pattern(pattern)
+
+    def fit_connections(self, inputs):
+        """Refuse inputs that are not as many as the pattern's."""
+        if inputs != self.pattern.input_size:
+            raise ValueError(
+                f"`pattern` of layer {self.name!r} must have as many inputs as come "
+                f"in. Received: {self.pattern.input_size} inputs in the pattern, "
+                f"{inputs} coming in"
+            )
+
+    def kernel_shape(self):
+        """Shape of the nonzeros."""
+        return (self.pattern.num_connections,)
+
+    def product(self, inputs):
+        """Return `inputs @ W`."""
+        return self._product(inputs, self.kernel, self.implementation)
+
+    def save_own_variables(self, store):
+        """Save the weights, and by what pattern they are ordered."""
+        super().save_own_variables(store)
+        store["pattern"] = self.pattern.digest()
+
+    def load_own_variables(self, store):
+        """Load the weights, unless they are of another pattern.
+
+        Raises:
+            ValueError: they are.
+        """
+        values = {key: store[key] for key in store.keys()}
+        found = values.pop("pattern", None)
+        if found is not None and not np.array_equal(found, self.pattern.digest()):
+            raise ValueError(
+                f"The weights of layer {self.name!r} must be of its own pattern, "
+                f"{self.pattern}. Received: weights of another one"
+            )
+        super().load_own_variables(values)
+
+    def get_config(self):
+        """Return what the layer is made of."""
+        return {
+            **super().get_config(),
+            "pattern": self.pattern.get_config(),
+            "implementation": self.implementation,
+        }
+
+
+def as_pattern(pattern):
+    """Return a `SparsePattern`, also from a mask or from the dict in a config.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if isinstance(pattern, SparsePattern):
+        return pattern
+    if isinstance(pattern, dict):
+        return SparsePattern.from_config(pattern)
+    return SparsePattern.from_mask(pattern)

@@ -1,0 +1,164 @@
+"""`to_sparse` and `to_dense`: masked layers to layers of nonzeros, and back."""
+
+import keras
+
+from sparsenet_tf.kernels import sparse
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import Masked
+from sparsenet_tf.layers.radix_dense import RadixDense
+from sparsenet_tf.layers.replace import clone_layer, replace_layers
+from sparsenet_tf.layers.sparse_dense import SparseDense
+from sparsenet_tf.topology import SparsePattern, find_radix_layer
+from sparsenet_tf.transform.optimizer_state import OptimizerState
+
+# RadixDense computes with blocks that hold the nonzeros of several rows.
+RADIX_MOST_DENSITY = 0.125
+
+
+def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
+    """Return the model with masked Dense layers as layers that hold only nonzeros.
+
+    A mask that is a RadiX layer becomes a `RadixDense`, any other a `SparseDense`.
+    Predictions and training go on as before, but for the rounding of sums. A Sequential
+    or functional model is copied; a subclassed model is changed in place.
+
+    Args:
+        model: a built `keras.Model` with `Masked` layers.
+        layers: "auto" for those whose sparse form is expected to be faster here, by
+            what `benchmarks/sparse.py` measured; "all"; or a number, for those of at
+            most this density.
+        batch_size: that "auto" is to expect; by default some hundred.
+        optimizer_state: whether the optimizer's slots and its step count are carried
+            over. By default the copy has a fresh optimizer.
+
+    Returns:
+        The model, compiled as it was.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: it is not built, `layers` is something else, or the optimizer's
+            state cannot be carried over.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300)])
+    >>> masked = stf.pruning.prune_one_shot(model, 0.95)
+    >>> new = stf.to_sparse(masked, layers="all")
+    >>> type(new.layers[0]).__name__, tuple(new.layers[0].kernel.shape)
+    ('SparseDense', (11760,))
+    """
+    _check(model)
+    most = _most_density(layers)
+
+    def convert(layer):
+        if not _is_masked_dense(layer):
+            return None
+        [mask] = layer.masks.values()
+        pattern, radix = SparsePattern.from_mask(mask), find_radix_layer(mask)
+        if most is not None:
+            wanted = pattern.density <= most
+        elif radix is not None:
+            wanted = pattern.density <= RADIX_MOST_DENSITY
+        else:
+            wanted = sparse.native_can_run() and sparse.native_pays(pattern, batch_size)
+        if not wanted:
+            return None
+        kind, found = (SparseDense, pattern) if radix is None else (RadixDense, radix)
+        return (
+            lambda: kind.like(layer.layer, found),
+            lambda: kind.from_dense(layer, found),
+        )
+
+    return _convert(model, convert, optimizer_state)
+
+
+def to_dense(model, optimizer_state=False):
+    """Return the model with layers that hold only nonzeros as masked dense layers.
+
+    The inverse of `to_sparse`. For plain dense layers without masks, see `strip`.
+
+    Args:
+        model: a built `keras.Model`.
+        optimizer_state: as for `to_sparse`.
+
+    Returns:
+        The model, compiled as it was.
+
+    Raises:
+        TypeError, ValueError: as `to_sparse`.
+
+    Example:
+    >>> mask = np.eye(4, dtype=bool)
+    >>> layer = stf.layers.SparseDense(mask)
+    >>> model = keras.Sequential([keras.Input((4,)), layer])
+    >>> stf.to_dense(model).layers[0].masks["kernel"].sum()
+    np.int64(4)
+    """
+    _check(model)
+
+    def convert(layer):
+        if not tree.is_sparse(layer):
+            return None
+        return (
+            lambda: Masked(layer.like_dense(), layer.dense_mask()),
+            lambda: Masked(layer.to_dense(), layer.dense_mask()),
+        )
+
+    return _convert(model, convert, optimizer_state)
+
+
+def _convert(model, convert, optimizer_state):
+    """Exchange layers, and carry the optimizer's state over if that is asked for.
+
+    `convert` is a function of a layer that returns None, to keep it, or two functions:
+    one makes the new layer unbuilt, the other with its weights.
+    """
+    state = OptimizerState(model) if optimizer_state else None
+
+    def clone(path, layer):
+        made = convert(layer)
+        new = clone_layer(path, layer) if made is None else made[0]()
+        new.name = layer.name
+        return new
+
+    def replace(path, layer):
+        # Layers of a copy are not built yet, and have been exchanged by `clone`.
+        made = convert(layer) if layer.built else None
+        if made is None:
+            return layer
+        new = made[1]()
+        new.name = layer.name
+        return new
+
+    new = replace_layers(model, replace, clone)
+    if state is not None:
+        state.restore(new)
+    return new
+
+
+def _is_masked_dense(layer):
+    return (
+        tree.is_masked(layer)
+        and type(layer.layer) is keras.layers.Dense
+        and not getattr(layer.layer, "lora_enabled", False)
+        and list(layer.kernels) == ["kernel"]
+    )
+
+
+def _most_density(layers):
+    """None for "auto", or the density up to which layers are converted."""
+    if layers == "auto":
+        return None
+    if layers == "all":
+        return 1.0
+    is_number = isinstance(layers, (int, float)) and not isinstance(layers, bool)
+    if is_number and 0 <= layers <= 1:
+        return float(layers)
+    raise ValueError(
+        f"`layers` must be 'auto', 'all' or a density from 0 to 1. Received: {layers!r}"
+    )
+
+
+def _check(model):
+    tree.check_model(model)
+    if not model.built:
+        raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
