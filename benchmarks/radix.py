@@ -22,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from measuring import gradient_step, measure, memory, reset_peak, table  # noqa: E402
 
 import sparsenet_tf as stf  # noqa: E402
 from sparsenet_tf.experiments.data import load  # noqa: E402
@@ -44,19 +45,6 @@ def radix_layer(width, radix, last):
 def wide_ring(width, radix, last=False):
     """A layer of one copy of `width` nodes: `radix` connections a neuron."""
     return stf.topology.RadixLayer(width, radix, width // radix if last else 1)
-
-
-def gradient_step(function, inputs, weights, upstream):
-    """A compiled forward and backward pass, to the inputs and to the weights."""
-
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = function(inputs)
-        return outputs, tape.gradient(outputs, [inputs, *weights], upstream)
-
-    return step
 
 
 def csr_product(layer):
@@ -94,21 +82,6 @@ def product_step(variant, layer, batch):
     built.build(x.shape)
     weights = [v.value for v in built.trainable_variables]
     return gradient_step(built, x, weights, upstream)
-
-
-def measure(steps, seconds):
-    """{name: milliseconds of each call}; the variants take turns."""
-    for step in steps.values():
-        step()
-        step()
-    times = {name: [] for name in steps}
-    begin = time.perf_counter()
-    while len(times[next(iter(steps))]) < 3 or time.perf_counter() - begin < seconds:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def row(labels, times, against="Dense"):
@@ -192,18 +165,6 @@ def print_peak(variant, width, kind):
     for _ in range(3):
         step()
     print(memory("VmHWM") - before)
-
-
-def reset_peak():
-    """Let the peak of this process begin anew (Linux)."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory(field):
-    """Megabytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith(field)]
-    return int(line.split()[1]) / 1024
 
 
 def part_conv(flags):
@@ -297,11 +258,6 @@ def part_growth(flags):
         print(*found.values(), sep=" | ", flush=True)
         rows.append(found)
     return rows
-
-
-def table(rows):
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(r.values()) for r in rows)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def main():

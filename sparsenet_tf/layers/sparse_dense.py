@@ -147,7 +147,7 @@ class SparseDense(NonzeroDense):
         Raises:
             ValueError: they are.
         """
-        values = {key: store[key] for key in store.keys()}
+        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (no dict)
         found = values.pop("pattern", None)
         if found is not None and not np.array_equal(found, self.pattern.digest()):
             raise ValueError(

@@ -25,6 +25,9 @@ inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector sum) {
   return _mm512_fmadd_ps(a, b, sum);
 }
+inline Vector Gather(const float* from, const int32_t* at) {
+  return _mm512_i32gather_ps(_mm512_loadu_si512(at), from, 4);
+}
 inline Vector LowPairs(Vector a, Vector b) { return _mm512_unpacklo_ps(a, b); }
 inline Vector HighPairs(Vector a, Vector b) { return _mm512_unpackhi_ps(a, b); }
 inline Vector LowHalves(Vector a, Vector b) {
@@ -54,6 +57,10 @@ inline Vector Broadcast(float value) { return _mm256_set1_ps(value); }
 inline Vector Add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector sum) {
   return _mm256_fmadd_ps(a, b, sum);
+}
+inline Vector Gather(const float* from, const int32_t* at) {
+  const __m256i indices = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  return _mm256_i32gather_ps(from, indices, 4);
 }
 inline Vector LowPairs(Vector a, Vector b) { return _mm256_unpacklo_ps(a, b); }
 inline Vector HighPairs(Vector a, Vector b) { return _mm256_unpackhi_ps(a, b); }
@@ -85,6 +92,9 @@ inline void Store(float* to, Vector value) {
 inline Vector Broadcast(float value) { return Vector{value, value, value, value}; }
 inline Vector Add(Vector a, Vector b) { return a + b; }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return a * b + sum; }
+inline Vector Gather(const float* from, const int32_t* at) {
+  return Vector{from[at[0]], from[at[1]], from[at[2]], from[at[3]]};
+}
 inline Vector LowPairs(Vector a, Vector b) { return Vector{a[0], b[0], a[1], b[1]}; }
 inline Vector HighPairs(Vector a, Vector b) { return Vector{a[2], b[2], a[3], b[3]}; }
 inline Vector LowHalves(Vector a, Vector b) { return Vector{a[0], a[1], b[0], b[1]}; }
@@ -98,6 +108,13 @@ inline auto SumsOfLanes(Vector a, Vector b, Vector c, Vector d) {
   const Vector ab = Add(LowPairs(a, b), HighPairs(a, b));
   const Vector cd = Add(LowPairs(c, d), HighPairs(c, d));
   return AddQuarters(Add(LowHalves(ab, cd), HighHalves(ab, cd)));
+}
+
+inline float SumOfLanes(Vector a) {
+  const auto sums = SumsOfLanes(a, Zero(), Zero(), Zero());
+  float first;
+  __builtin_memcpy(&first, &sums, sizeof(first));
+  return first;
 }
 
 // to[j][i] = from[i][j], for kLanes rows of kLanes floats.

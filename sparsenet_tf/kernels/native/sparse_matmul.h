@@ -66,26 +66,36 @@ inline std::vector<int64_t> CutRows(const int32_t* splits, int64_t rows, int64_t
   return cuts;
 }
 
+// Whether all of some indices are at least 0 and below a limit.
+inline bool IsBelow(const int32_t* indices, int64_t count, int64_t limit) {
+  uint32_t most = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    most = std::max(most, static_cast<uint32_t>(indices[k]));
+  }
+  return count == 0 || most < limit;
+}
+
+// Sets `good` to false unless they are.
+inline Stage CheckColumns(const int32_t* columns, int64_t count, int64_t limit,
+                          std::atomic<bool>* good) {
+  return InParts(count, 1 << 16, [=](int64_t begin, int64_t end) {
+    if (!IsBelow(columns + begin, end - begin, limit)) *good = false;
+  });
+}
+
 // Sets `good` to false unless splits rise from 0 to the number of nonzeros and columns
 // are in 0..num_columns. With anything else memory would be read that is not ours.
-inline std::vector<Stage> CheckPattern(const SparseRows& rows, int64_t num_rows, int64_t nonzeros,
-                          int64_t num_columns, std::atomic<bool>* good) {
+inline std::vector<Stage> CheckPattern(const SparseRows& rows, int64_t num_rows,
+                                       int64_t nonzeros, int64_t num_columns,
+                                       std::atomic<bool>* good) {
   if (rows.splits[0] != 0 || rows.splits[num_rows] != nonzeros) *good = false;
   const auto check_splits = [=](int64_t begin, int64_t end) {
     bool rising = true;
     for (int64_t r = begin; r < end; ++r) rising &= rows.splits[r] <= rows.splits[r + 1];
     if (!rising) *good = false;
   };
-  const auto check_columns = [=](int64_t begin, int64_t end) {
-    uint32_t most = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      most = std::max(most, static_cast<uint32_t>(rows.columns[k]));
-    }
-    if (most >= num_columns) *good = false;
-  };
-  constexpr int64_t kPart = 1 << 16;
-  return {InParts(num_rows, kPart, check_splits),
-          InParts(nonzeros, kPart, check_columns)};
+  return {InParts(num_rows, 1 << 16, check_splits),
+          CheckColumns(rows.columns, nonzeros, num_columns, good)};
 }
 
 // A batch in tiles, as few as can be and all about as wide, of which a few at a time are
@@ -171,6 +181,29 @@ class SparseMatmul {
                         tiles});
     }
     return stages;
+  }
+
+  // The same for a batch of at most kNarrow examples, which are floats.
+  std::vector<Stage> NarrowProduct(const SparseRows& rows, const Examples& from,
+                                   const Examples& to, std::vector<Stage> also,
+                                   const std::atomic<bool>* good) const {
+    const auto cuts = CutRows(rows.splits, to.features, 4 * threads_);
+    const auto task = [=](int64_t part) {
+      if (*good) simd_.narrow_product(rows, from, cuts[part], cuts[part + 1], to);
+    };
+    return {Together(std::move(also)), {static_cast<int64_t>(cuts.size()) - 1, task}};
+  }
+
+  std::vector<Stage> NarrowSampled(const SparseRows& rows, const Examples& by_column,
+                                   const Examples& by_row, std::vector<Stage> also,
+                                   float* to, const std::atomic<bool>* good) const {
+    const auto cuts = CutRows(rows.splits, by_row.features, 4 * threads_);
+    const auto task = [=](int64_t part) {
+      if (*good) {
+        simd_.narrow_sampled(rows, by_column, by_row, cuts[part], cuts[part + 1], to);
+      }
+    };
+    return {Together(std::move(also)), {static_cast<int64_t>(cuts.size()) - 1, task}};
   }
 
  private:

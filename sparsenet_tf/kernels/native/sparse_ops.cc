@@ -35,7 +35,8 @@ tf::Status GetPattern(tf::OpKernelContext* context, int first, Pattern* pattern)
         "Splits must be a vector with an entry, and indices one. Received: shapes ",
         splits.shape().DebugString(), " and ", indices.shape().DebugString()));
   }
-  *pattern = {{splits.flat<int32_t>().data(), indices.flat<int32_t>().data(), nullptr},
+  *pattern = {{splits.flat<int32_t>().data(), indices.flat<int32_t>().data(), nullptr,
+               nullptr},
               splits.NumElements() - 1,
               indices.NumElements()};
   return absl::OkStatus();
@@ -47,8 +48,11 @@ tf::Status BadPattern(const Pattern& pattern, int64_t columns) {
       columns, " and `order` at least 0 and below ", pattern.nonzeros));
 }
 
-int ThreadsFor(tf::OpKernelContext* context, int64_t work) {
+int ThreadsFor(tf::OpKernelContext* context, const Examples& from, int64_t nonzeros,
+               bool narrow) {
   constexpr int64_t kWorkOfAThread = 1 << 18;  // below it, waking another takes longer
+  const int64_t lanes = narrow ? 8 : from.count;  // a vector of nonzeros is gathered
+  const int64_t work = lanes * nonzeros + from.count * from.features;
   const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
   return static_cast<int>(std::min<int64_t>(threads, work / kWorkOfAThread + 1));
 }
@@ -59,23 +63,15 @@ void Run(tf::OpKernelContext* context, std::vector<Stage> stages, int threads) {
             [pool](std::function<void()> help) { pool->Schedule(std::move(help)); });
 }
 
+// The values as floats, in `order` if there is one. That is only read where it is good.
 template <typename T>
-Stage CopyStage(const T* from, const int32_t* order, int64_t size, float* to,
-                std::atomic<bool>* good) {
+Stage CopyStage(const T* from, const int32_t* order, int64_t size, float* to) {
   return InParts(size, 1 << 15, [=](int64_t begin, int64_t end) {
     if (order == nullptr) {
       for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[k]);
-      return;
+    } else if (IsBelow(order + begin, end - begin, size)) {
+      for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[order[k]]);
     }
-    uint32_t most = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      most = std::max(most, static_cast<uint32_t>(order[k]));
-    }
-    if (most >= size) {
-      *good = false;
-      return;
-    }
-    for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[order[k]]);
   });
 }
 
@@ -116,25 +112,34 @@ class SparseMatmulOp : public tf::OpKernel {
     if (y->NumElements() == 0) return;
 
     const Examples from = AsExamples(x), to = AsExamples(*y);
-    const int threads = ThreadsFor(context, from.count * (nonzeros + from.features));
+    const bool narrow = from.count <= kNarrow && !from.bfloat16;
+    const int threads = ThreadsFor(context, from, nonzeros, narrow);
     const SparseMatmul matmul(BestSparseSimd(), from.count, threads);
     std::atomic<bool> good{true};
+    std::vector<Stage> also =
+        CheckPattern(pattern.rows, pattern.num_rows, nonzeros, from.features, &good);
+    const int32_t* at = transpose_ ? order.flat<int32_t>().data() : nullptr;
+    if (transpose_) also.push_back(CheckColumns(at, nonzeros, nonzeros, &good));
+    if (narrow) {
+      pattern.rows.values = values.flat<float>().data();
+      pattern.rows.order = at;
+      Run(context, matmul.NarrowProduct(pattern.rows, from, to, std::move(also), &good),
+          threads);
+      OP_REQUIRES(context, good, BadPattern(pattern, from.features));
+      return;
+    }
     float *packed, *copied;
     tf::Tensor packed_tensor, copied_tensor;
     OP_REQUIRES_OK(context, NewFloats(context,
                                       matmul.TilesAtOnce() * matmul.TileSize(from.features),
                                       &packed_tensor, &packed));
-    std::vector<Stage> also =
-        CheckPattern(pattern.rows, pattern.num_rows, nonzeros, from.features, &good);
-    const int32_t* at = transpose_ ? order.flat<int32_t>().data() : nullptr;
     if (from.bfloat16 || transpose_) {
       OP_REQUIRES_OK(context, NewFloats(context, nonzeros, &copied_tensor, &copied));
       pattern.rows.values = copied;
-      also.push_back(from.bfloat16
-                          ? CopyStage(values.flat<tf::bfloat16>().data(), at, nonzeros,
-                                      copied, &good)
-                          : CopyStage(values.flat<float>().data(), at, nonzeros, copied,
-                                      &good));
+      also.push_back(from.bfloat16 ? CopyStage(values.flat<tf::bfloat16>().data(), at,
+                                               nonzeros, copied)
+                                   : CopyStage(values.flat<float>().data(), at, nonzeros,
+                                               copied));
     } else {
       pattern.rows.values = values.flat<float>().data();
     }
@@ -173,10 +178,21 @@ class SampledMatmulOp : public tf::OpKernel {
     if (nonzeros == 0) return;
 
     const Examples by_column = AsExamples(x), by_row = AsExamples(y);
-    const int64_t features = by_column.features + by_row.features;
-    const int threads = ThreadsFor(context, by_row.count * (nonzeros + features));
+    const bool narrow = by_row.count <= kNarrow && !by_row.bfloat16;
+    const int threads = ThreadsFor(context, by_column, nonzeros, narrow);
     const SparseMatmul matmul(BestSparseSimd(), by_row.count, threads);
     std::atomic<bool> good{true};
+    std::vector<Stage> also = CheckPattern(pattern.rows, pattern.num_rows, nonzeros,
+                                           by_column.features, &good);
+    if (narrow) {
+      Run(context,
+          matmul.NarrowSampled(pattern.rows, by_column, by_row, std::move(also),
+                               values->flat<float>().data(), &good),
+          threads);
+      OP_REQUIRES(context, good, BadPattern(pattern, by_column.features));
+      return;
+    }
+    const int64_t features = by_column.features + by_row.features;
     float *packed, *sums;
     tf::Tensor packed_tensor, sums_tensor;
     OP_REQUIRES_OK(context, NewFloats(context,
@@ -190,15 +206,13 @@ class SampledMatmulOp : public tf::OpKernel {
     const auto clear = [sums](int64_t begin, int64_t end) {
       std::fill(sums + begin, sums + end, 0.0f);
     };
-    std::vector<Stage> also = CheckPattern(pattern.rows, pattern.num_rows, nonzeros,
-                                           by_column.features, &good);
     also.push_back(InParts(nonzeros, 1 << 16, clear));
     std::vector<Stage> stages = matmul.Sampled(pattern.rows, by_column, by_row, packed,
                                                std::move(also), sums, &good);
     if (by_row.bfloat16) {
-      auto* narrow = values->flat<tf::bfloat16>().data();
+      auto* rounded = values->flat<tf::bfloat16>().data();
       stages.push_back(InParts(nonzeros, 1 << 16, [=](int64_t begin, int64_t end) {
-        for (int64_t k = begin; k < end; ++k) narrow[k] = tf::bfloat16(sums[k]);
+        for (int64_t k = begin; k < end; ++k) rounded[k] = tf::bfloat16(sums[k]);
       }));
     }
     Run(context, stages, threads);

@@ -207,6 +207,64 @@ void SampledOf(const SparseRows& rows, const float* by_column, const float* by_r
   }
 }
 
+void NarrowProduct(const SparseRows& rows, const Examples& by_column, int64_t begin,
+                   int64_t end, const Examples& to) {
+  const auto* x = static_cast<const float*>(by_column.data);
+  for (int64_t r = begin; r < end; ++r) {
+    Vector sums[kNarrow];
+    for (int64_t i = 0; i < kNarrow; ++i) sums[i] = Zero();
+    int32_t k = rows.splits[r];
+    const int32_t last = rows.splits[r + 1];
+    for (; k + kLanes <= last; k += kLanes) {
+      const Vector values = rows.order == nullptr ? Load(rows.values + k)
+                                                  : Gather(rows.values, rows.order + k);
+      for (int64_t i = 0; i < by_column.count; ++i) {
+        const float* mine = x + i * by_column.features;
+        sums[i] = MultiplyAdd(values, Gather(mine, rows.columns + k), sums[i]);
+      }
+    }
+    for (int64_t i = 0; i < by_column.count; ++i) {
+      float sum = SumOfLanes(sums[i]);
+      for (int32_t j = k; j < last; ++j) {
+        const float value = rows.values[rows.order == nullptr ? j : rows.order[j]];
+        sum += value * x[i * by_column.features + rows.columns[j]];
+      }
+      const int64_t at = i * to.features + r;
+      if (to.bfloat16) {
+        static_cast<uint16_t*>(to.data)[at] = ToBfloat16(sum);
+      } else {
+        static_cast<float*>(to.data)[at] = sum;
+      }
+    }
+  }
+}
+
+void NarrowSampled(const SparseRows& rows, const Examples& by_column,
+                   const Examples& by_row, int64_t begin, int64_t end, float* to) {
+  const auto* x = static_cast<const float*>(by_column.data);
+  const auto* y = static_cast<const float*>(by_row.data);
+  for (int64_t r = begin; r < end; ++r) {
+    int32_t k = rows.splits[r];
+    const int32_t last = rows.splits[r + 1];
+    for (; k + kLanes <= last; k += kLanes) {
+      Vector sum = Zero();
+      for (int64_t i = 0; i < by_row.count; ++i) {
+        const Vector mine = Broadcast(y[i * by_row.features + r]);
+        sum = MultiplyAdd(
+            mine, Gather(x + i * by_column.features, rows.columns + k), sum);
+      }
+      Store(to + k, sum);
+    }
+    for (; k < last; ++k) {
+      float sum = 0;
+      for (int64_t i = 0; i < by_row.count; ++i) {
+        sum += y[i * by_row.features + r] * x[i * by_column.features + rows.columns[k]];
+      }
+      to[k] = sum;
+    }
+  }
+}
+
 }  // namespace
 
 #define SPARSENET_TEXT_OF(name) #name
@@ -214,6 +272,6 @@ void SampledOf(const SparseRows& rows, const float* by_column, const float* by_r
 
 extern const SparseSimd SPARSENET_SIMD = {
     SPARSENET_TEXT(SPARSENET_SIMD), kLanes, kMostVectors, Pack, ProductOf<>,
-    SampledOf<>};
+    SampledOf<>,                  NarrowProduct, NarrowSampled};
 
 }  // namespace sparsenet

@@ -2,7 +2,8 @@
 //
 // A batch is cut into tiles of up to kMostVectors * lanes examples. Packed, a tile is the
 // matrix (features, examples) with examples side by side, zero where the batch ends, so
-// that a nonzero is one scalar times a few whole vectors.
+// that a nonzero is one scalar times a few whole vectors. A batch of at most kNarrow
+// examples stays as it is, and vectors go over the nonzeros of a row.
 
 #ifndef SPARSENET_SPARSE_SIMD_H_
 #define SPARSENET_SPARSE_SIMD_H_
@@ -16,6 +17,7 @@ struct SparseRows {
   const int32_t* splits;
   const int32_t* columns;
   const float* values;
+  const int32_t* order;  // where a nonzero's value is, or null if they are in order
 };
 
 // Examples of a batch in their own layout, (examples, features).
@@ -25,6 +27,8 @@ struct Examples {
   int64_t count;
   int64_t features;
 };
+
+constexpr int64_t kNarrow = 3;
 
 struct SparseSimd {
   const char* name;
@@ -44,6 +48,13 @@ struct SparseSimd {
   // feature c of `by_column` times feature r of `by_row`, added to what is there.
   void (*sampled)(const SparseRows& rows, const float* by_column, const float* by_row,
                   int vectors, int64_t begin, int64_t end, float* to);
+
+  // The same for a narrow batch: `by_column` and `by_row` are examples of floats. The
+  // values of a product's rows may be in another order.
+  void (*narrow_product)(const SparseRows& rows, const Examples& by_column,
+                         int64_t begin, int64_t end, const Examples& to);
+  void (*narrow_sampled)(const SparseRows& rows, const Examples& by_column,
+                         const Examples& by_row, int64_t begin, int64_t end, float* to);
 };
 
 // The fastest that this processor has.
