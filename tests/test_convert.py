@@ -202,3 +202,56 @@ def test_says_what_is_wrong():
     model.optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="`optimizer_state`.*Adafactor"):
         stf.to_sparse(model, layers="all", optimizer_state=True)
+
+
+def test_retraining_never_holds_a_dense_kernel():
+    data = load("mnist_5k")
+    model = compiled(lenet_300_100(seed=0), keras.optimizers.SGD(0.1))
+    train(model, data, 20)
+    masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.9))
+    radix = stf.topology.RadixNet((10, 10), (8, 3, 1)).masks[1]
+    masks["dense2/kernel"] = radix
+    x, y = data.x_train[:500], data.y_train[:500]
+    arguments = dict(seeds=(0, 1), sparse=True, epochs=3, verbose=0)
+    histories = stf.retrain_from_scratch(model, masks, x, y, **arguments)
+    first, second = (history.model for history in histories)
+    assert kinds(first) == [SparseDense, RadixDense, SparseDense]
+    held = [tuple(w.shape) for w in first.weights + first.optimizer.variables]
+    assert (
+        max(np.prod(shape, initial=1) for shape in held) == masks["dense1/kernel"].sum()
+    )
+    for path, mask in stf.get_masks(stf.to_dense(first)).items():
+        np.testing.assert_array_equal(mask, masks[path])
+    assert not np.allclose(first.layers[1].kernel, second.layers[1].kernel)
+    assert histories[0].history["loss"][-1] < histories[0].history["loss"][0]
+    again = stf.retrain_from_scratch(model, masks, x, y, **{**arguments, "seeds": 0})
+    for a, b in zip(first.get_weights(), again[0].model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_sparse_rebuilds_draw_from_the_same_distribution(scaled):
+    model = keras.Sequential([keras.Input((400,)), L.Dense(500)])
+    masks = {"dense/kernel": stf.topology.expander_mask((400, 500), 40, seed=0)}
+    model.layers[0].name = "dense"
+    dense = stf.rebuild(model, masks, 0, scaled).layers[0].kernel.numpy()
+    from sparsenet_tf.transform.rebuild_sparse import rebuild_sparse
+
+    sparse = rebuild_sparse(model, masks, 0, scaled).layers[0].kernel.numpy()
+    wanted = dense[masks["dense/kernel"]].std() if not scaled else np.sqrt(2 / 90)
+    assert sparse.std() == pytest.approx(wanted, rel=0.05)
+
+
+def test_sparse_rebuilds_keep_masks_of_other_layers():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 2)), L.Conv2D(3, 3), L.Flatten(), L.Dense(4)]
+    )
+    masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.5))
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 8, 8, 2), "float32"), np.ones((4, 4), "float32")
+    [history] = stf.retrain_from_scratch(
+        model, masks, x, y, seeds=0, sparse=True, verbose=0
+    )
+    assert kinds(history.model) == [Masked, SparseDense]
+    for path, mask in stf.get_masks(stf.to_dense(history.model)).items():
+        np.testing.assert_array_equal(mask, masks[path])

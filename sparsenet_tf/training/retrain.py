@@ -8,10 +8,18 @@ import numpy as np
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.transform.rebuild import rebuild
+from sparsenet_tf.transform.rebuild_sparse import rebuild_sparse
 
 
 def retrain_from_scratch(
-    model, masks, x, y, seeds=(0, 1, 2), scale_to_fan_in=False, **fit_args
+    model,
+    masks,
+    x,
+    y,
+    seeds=(0, 1, 2),
+    scale_to_fan_in=False,
+    sparse=False,
+    **fit_args,
 ):
     """Train the architecture of `model` from new weights on frozen masks.
 
@@ -27,6 +35,9 @@ def retrain_from_scratch(
         y: training targets, as for `fit`; None if `x` holds them.
         seeds: distinct integers, one training run each.
         scale_to_fan_in: as for `rebuild`.
+        sparse: whether the Dense layers with masks hold their nonzeros alone, and
+            never a dense kernel (`rebuild_sparse`). They are then drawn from the same
+            distribution, but are not the same as without.
         **fit_args: for `fit` (`epochs`, `batch_size`, `validation_data`, ...).
             Callbacks are used in each run in turn.
 
@@ -59,7 +70,8 @@ def retrain_from_scratch(
             f"with. Received: model {model.name!r}, not compiled"
         )
     # All are built before any is trained: bad masks should not cost a training run.
-    models = [rebuild(model, masks, seed, scale_to_fan_in) for seed in seeds]
+    build = rebuild_sparse if sparse else rebuild
+    models = [build(model, masks, seed, scale_to_fan_in) for seed in seeds]
     return [
         _train(new, x, y, seed, fit_args)
         for new, seed in zip(models, seeds, strict=True)

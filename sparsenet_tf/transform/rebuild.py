@@ -97,7 +97,7 @@ def _fresh(model, seed):
         return replace_layers(
             model,
             lambda path, layer: layer,
-            clone=lambda path, layer: _clone_reseeded(path, unwrap(layer), seed),
+            clone=lambda path, layer: clone_reseeded(path, unwrap(layer), seed),
             weights=False,
         )
     try:
@@ -139,7 +139,8 @@ def _layers(model):
     return [layer for _, layer in tree.walk(model) if not tree.is_masked(layer)]
 
 
-def _clone_reseeded(path, layer, seed):
+def clone_reseeded(path, layer, seed):
+    """A new layer from the config of `layer`, with seeds from `seed` and its path."""
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
     with keras.saving.custom_object_scope(own_objects(layer)):

@@ -112,6 +112,7 @@ class SparseMatmul {
   int64_t TileSize(int64_t features) const {
     return (vectors_ + tiles_ - 1) / tiles_ * simd_.lanes * features;
   }
+  int64_t Tiles() const { return tiles_; }
   int64_t TilesAtOnce() const { return std::min<int64_t>(tiles_, threads_); }
 
   // `to`, with a feature for each row, from `from`, with one for each column.
@@ -184,26 +185,55 @@ class SparseMatmul {
   }
 
   // The same for a batch of at most kNarrow examples, which are floats.
-  std::vector<Stage> NarrowProduct(const SparseRows& rows, const Examples& from,
-                                   const Examples& to, std::vector<Stage> also,
-                                   const std::atomic<bool>* good) const {
+  Stage NarrowProduct(const SparseRows& rows, const Examples& from, const Examples& to,
+                      const std::atomic<bool>* good) const {
     const auto cuts = CutRows(rows.splits, to.features, 4 * threads_);
-    const auto task = [=](int64_t part) {
-      if (*good) simd_.narrow_product(rows, from, cuts[part], cuts[part + 1], to);
-    };
-    return {Together(std::move(also)), {static_cast<int64_t>(cuts.size()) - 1, task}};
+    return {static_cast<int64_t>(cuts.size()) - 1, [=](int64_t part) {
+              if (!*good) return;
+              simd_.narrow_product(rows, from, cuts[part], cuts[part + 1], to);
+            }};
   }
 
-  std::vector<Stage> NarrowSampled(const SparseRows& rows, const Examples& by_column,
-                                   const Examples& by_row, std::vector<Stage> also,
-                                   float* to, const std::atomic<bool>* good) const {
-    const auto cuts = CutRows(rows.splits, by_row.features, 4 * threads_);
-    const auto task = [=](int64_t part) {
-      if (*good) {
-        simd_.narrow_sampled(rows, by_column, by_row, cuts[part], cuts[part + 1], to);
+  // The product with the transposed matrix: for a narrow batch it is faster to add up
+  // each value where it belongs than to find those of a column. Parts are added to sums
+  // of their own, as many whatever the threads.
+  //
+  // Args:
+  //   sums: room for `NarrowParts(nonzeros) * from.count * to.features` floats.
+  static int64_t NarrowParts(int64_t nonzeros) { return nonzeros < (1 << 16) ? 1 : 8; }
+  std::vector<Stage> NarrowTransposed(const SparseRows& rows, const Examples& from,
+                                      const Examples& to, int64_t nonzeros, float* sums,
+                                      const std::atomic<bool>* good) const {
+    const int64_t size = to.count * to.features;
+    const auto cuts = CutRows(rows.splits, from.features, NarrowParts(nonzeros));
+    const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
+    const auto add = [=](int64_t part) {
+      if (!*good) return;
+      std::fill(sums + part * size, sums + (part + 1) * size, 0.0f);
+      simd_.narrow_transposed(rows, from, cuts[part], cuts[part + 1], to.features,
+                              sums + part * size);
+    };
+    const auto collect = [=](int64_t begin, int64_t end) {
+      if (!*good) return;
+      auto* out = static_cast<float*>(to.data);
+      for (int64_t i = begin; i < end; ++i) {
+        float sum = sums[i];
+        for (int64_t part = 1; part < parts; ++part) sum += sums[part * size + i];
+        out[i] = sum;
       }
     };
-    return {Together(std::move(also)), {static_cast<int64_t>(cuts.size()) - 1, task}};
+    return {{parts, add}, InParts(size, 1 << 14, collect)};
+  }
+
+  Stage NarrowSampled(const SparseRows& rows, const Examples& by_column,
+                      const Examples& by_row, float* to,
+                      const std::atomic<bool>* good) const {
+    const auto cuts = CutRows(rows.splits, by_row.features, 4 * threads_);
+    return {static_cast<int64_t>(cuts.size()) - 1, [=](int64_t part) {
+              if (!*good) return;
+              simd_.narrow_sampled(rows, by_column, by_row, cuts[part], cuts[part + 1],
+                                   to);
+            }};
   }
 
  private:

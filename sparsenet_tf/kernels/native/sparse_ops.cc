@@ -2,7 +2,7 @@
 //
 // W is given twice, as rows of its transpose ("out": for each output its inputs) and as
 // its own rows ("in": for each input its outputs), with the values in the first order;
-// `order` says where the second one's values are in it.
+// `order` says where the second one's values are in it. Indices rise within a row.
 
 #include <string>
 
@@ -63,14 +63,34 @@ void Run(tf::OpKernelContext* context, std::vector<Stage> stages, int threads) {
             [pool](std::function<void()> help) { pool->Schedule(std::move(help)); });
 }
 
-// The values as floats, in `order` if there is one. That is only read where it is good.
+// The values as floats, in `order` if there is one.
 template <typename T>
-Stage CopyStage(const T* from, const int32_t* order, int64_t size, float* to) {
-  return InParts(size, 1 << 15, [=](int64_t begin, int64_t end) {
-    if (order == nullptr) {
+Stage CopyStage(const T* from, const Pattern& pattern, int64_t columns,
+                const int32_t* order, float* to, const std::atomic<bool>* good) {
+  if (order == nullptr) {
+    return InParts(pattern.nonzeros, 1 << 15, [=](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[k]);
-    } else if (IsBelow(order + begin, end - begin, size)) {
-      for (int64_t k = begin; k < end; ++k) to[k] = static_cast<float>(from[order[k]]);
+    });
+  }
+  // In order, each value of a row is in another page of `from`, of which there may be
+  // more than a processor finds at once. So columns are taken in blocks whose values
+  // are in few pages, each of them a part of every row.
+  constexpr int64_t kBytes = 1 << 22, kRows = 512;
+  const int64_t bytes = std::max<int64_t>(1, pattern.nonzeros * sizeof(T) / columns);
+  const int64_t block = std::max<int64_t>(1, kBytes / bytes);
+  return InParts(pattern.num_rows, kRows, [=](int64_t begin, int64_t end) {
+    if (!*good) return;
+    int32_t next[kRows];
+    for (int64_t r = begin; r < end; ++r) next[r - begin] = pattern.rows.splits[r];
+    for (int64_t limit = block; limit < columns + block; limit += block) {
+      for (int64_t r = begin; r < end; ++r) {
+        int32_t k = next[r - begin];
+        const int32_t last = pattern.rows.splits[r + 1];
+        for (; k < last && pattern.rows.columns[k] < limit; ++k) {
+          to[k] = static_cast<float>(from[order[k]]);
+        }
+        next[r - begin] = k;
+      }
     }
   });
 }
@@ -97,14 +117,23 @@ class SparseMatmulOp : public tf::OpKernel {
     OP_REQUIRES(context, x.dims() == 2,
                 absl::InvalidArgumentError(absl::StrCat(
                     "`x` must have two axes. Received: shape ", x.shape().DebugString())));
-    Pattern pattern;
-    OP_REQUIRES_OK(context, GetPattern(context, transpose_ ? 4 : 2, &pattern));
-    const int64_t nonzeros = pattern.nonzeros;
-    OP_REQUIRES(context, values.NumElements() == nonzeros && order.NumElements() == nonzeros,
+    Pattern out, in;
+    OP_REQUIRES_OK(context, GetPattern(context, 2, &out));
+    OP_REQUIRES_OK(context, GetPattern(context, 4, &in));
+    const int64_t nonzeros = out.nonzeros;
+    OP_REQUIRES(context,
+                values.NumElements() == nonzeros && order.NumElements() == nonzeros &&
+                    in.nonzeros == nonzeros,
                 absl::InvalidArgumentError(absl::StrCat(
-                    "`values` and `order` must have an entry for each of ", nonzeros,
-                    " nonzeros. Received: ", values.NumElements(), " and ",
-                    order.NumElements())));
+                    "`values`, `order` and `in_indices` must have an entry for each of ",
+                    nonzeros, " nonzeros. Received: ", values.NumElements(), ", ",
+                    order.NumElements(), " and ", in.nonzeros)));
+    Pattern pattern = transpose_ ? in : out;
+    const int64_t features = transpose_ ? out.num_rows : in.num_rows;
+    OP_REQUIRES(context, x.dim_size(1) == features,
+                absl::InvalidArgumentError(absl::StrCat("`x` must have ", features,
+                                                        " columns. Received: shape ",
+                                                        x.shape().DebugString())));
     tf::Tensor* y = nullptr;
     OP_REQUIRES_OK(context,
                    context->allocate_output(
@@ -116,35 +145,60 @@ class SparseMatmulOp : public tf::OpKernel {
     const int threads = ThreadsFor(context, from, nonzeros, narrow);
     const SparseMatmul matmul(BestSparseSimd(), from.count, threads);
     std::atomic<bool> good{true};
-    std::vector<Stage> also =
-        CheckPattern(pattern.rows, pattern.num_rows, nonzeros, from.features, &good);
-    const int32_t* at = transpose_ ? order.flat<int32_t>().data() : nullptr;
-    if (transpose_) also.push_back(CheckColumns(at, nonzeros, nonzeros, &good));
     if (narrow) {
-      pattern.rows.values = values.flat<float>().data();
-      pattern.rows.order = at;
-      Run(context, matmul.NarrowProduct(pattern.rows, from, to, std::move(also), &good),
-          threads);
-      OP_REQUIRES(context, good, BadPattern(pattern, from.features));
+      // A narrow batch needs no other rows than those that have the values in order.
+      out.rows.values = values.flat<float>().data();
+      std::vector<Stage> stages = {
+          Together(CheckPattern(out.rows, out.num_rows, nonzeros, in.num_rows, &good))};
+      tf::Tensor sums_tensor;
+      if (transpose_) {
+        float* sums;
+        OP_REQUIRES_OK(context,
+                       NewFloats(context, matmul.NarrowParts(nonzeros) * y->NumElements(),
+                                 &sums_tensor, &sums));
+        for (Stage& stage :
+             matmul.NarrowTransposed(out.rows, from, to, nonzeros, sums, &good)) {
+          stages.push_back(std::move(stage));
+        }
+      } else {
+        stages.push_back(matmul.NarrowProduct(out.rows, from, to, &good));
+      }
+      Run(context, std::move(stages), threads);
+      OP_REQUIRES(context, good, BadPattern(out, in.num_rows));
       return;
     }
+    std::vector<Stage> checks =
+        CheckPattern(pattern.rows, pattern.num_rows, nonzeros, features, &good);
+    const int32_t* at = transpose_ ? order.flat<int32_t>().data() : nullptr;
+    if (transpose_) checks.push_back(CheckColumns(at, nonzeros, nonzeros, &good));
+    std::vector<Stage> stages = {Together(std::move(checks))};
     float *packed, *copied;
     tf::Tensor packed_tensor, copied_tensor;
     OP_REQUIRES_OK(context, NewFloats(context,
                                       matmul.TilesAtOnce() * matmul.TileSize(from.features),
                                       &packed_tensor, &packed));
-    if (from.bfloat16 || transpose_) {
+    std::vector<Stage> also;
+    // For one tile, values are better found where they are than copied in order first,
+    // unless they are in more pages than a processor finds at once.
+    constexpr int64_t kManyNonzeros = 1 << 22;
+    const bool copy = from.bfloat16 ||
+                      (transpose_ && (matmul.Tiles() > 1 || nonzeros > kManyNonzeros));
+    if (copy) {
       OP_REQUIRES_OK(context, NewFloats(context, nonzeros, &copied_tensor, &copied));
       pattern.rows.values = copied;
-      also.push_back(from.bfloat16 ? CopyStage(values.flat<tf::bfloat16>().data(), at,
-                                               nonzeros, copied)
-                                   : CopyStage(values.flat<float>().data(), at, nonzeros,
-                                               copied));
+      also.push_back(from.bfloat16 ? CopyStage(values.flat<tf::bfloat16>().data(), pattern,
+                                               from.features, at, copied, &good)
+                                   : CopyStage(values.flat<float>().data(), pattern,
+                                               from.features, at, copied, &good));
     } else {
       pattern.rows.values = values.flat<float>().data();
+      pattern.rows.order = at;
     }
-    Run(context, matmul.Product(pattern.rows, from, to, packed, std::move(also), &good),
-        threads);
+    for (Stage& stage :
+         matmul.Product(pattern.rows, from, to, packed, std::move(also), &good)) {
+      stages.push_back(std::move(stage));
+    }
+    Run(context, std::move(stages), threads);
     OP_REQUIRES(context, good, BadPattern(pattern, from.features));
   }
 
@@ -186,8 +240,9 @@ class SampledMatmulOp : public tf::OpKernel {
                                            by_column.features, &good);
     if (narrow) {
       Run(context,
-          matmul.NarrowSampled(pattern.rows, by_column, by_row, std::move(also),
-                               values->flat<float>().data(), &good),
+          {Together(std::move(also)),
+           matmul.NarrowSampled(pattern.rows, by_column, by_row,
+                                values->flat<float>().data(), &good)},
           threads);
       OP_REQUIRES(context, good, BadPattern(pattern, by_column.features));
       return;

@@ -106,7 +106,7 @@ void Unpack(const float* block, int rows, int vectors, int64_t begin,
   }
 }
 
-template <int kVectors>
+template <int kVectors, bool kOrdered>
 void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t end,
              const Examples& to, int64_t first) {
   constexpr int kWidth = kVectors * kLanes;
@@ -124,7 +124,7 @@ void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t
       const int32_t last = rows.splits[start + r + 1];
       for (; k + kChains <= last; k += kChains) {
         for (int chain = 0; chain < kChains; ++chain) {
-          const Vector value = Broadcast(rows.values[k + chain]);
+          const Vector value = Broadcast(rows.values[kOrdered ? k + chain : rows.order[k + chain]]);
           const float* x =
               packed + static_cast<int64_t>(rows.columns[k + chain]) * kWidth;
           for (int v = 0; v < kVectors; ++v) {
@@ -133,7 +133,7 @@ void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t
         }
       }
       for (; k < last; ++k) {
-        const Vector value = Broadcast(rows.values[k]);
+        const Vector value = Broadcast(rows.values[kOrdered ? k : rows.order[k]]);
         const float* x = packed + static_cast<int64_t>(rows.columns[k]) * kWidth;
         for (int v = 0; v < kVectors; ++v) {
           sums[0][v] = MultiplyAdd(value, Load(x + v * kLanes), sums[0][v]);
@@ -191,7 +191,9 @@ template <int kVectors = kMostVectors>
 void ProductOf(const SparseRows& rows, const float* packed, int vectors, int64_t begin,
                int64_t end, const Examples& to, int64_t first) {
   if (vectors == kVectors) {
-    Product<kVectors>(rows, packed, begin, end, to, first);
+    const auto product = rows.order == nullptr ? Product<kVectors, true>
+                                               : Product<kVectors, false>;
+    product(rows, packed, begin, end, to, first);
   } else if constexpr (kVectors > 1) {
     ProductOf<kVectors - 1>(rows, packed, vectors, begin, end, to, first);
   }
@@ -216,8 +218,7 @@ void NarrowProduct(const SparseRows& rows, const Examples& by_column, int64_t be
     int32_t k = rows.splits[r];
     const int32_t last = rows.splits[r + 1];
     for (; k + kLanes <= last; k += kLanes) {
-      const Vector values = rows.order == nullptr ? Load(rows.values + k)
-                                                  : Gather(rows.values, rows.order + k);
+      const Vector values = Load(rows.values + k);
       for (int64_t i = 0; i < by_column.count; ++i) {
         const float* mine = x + i * by_column.features;
         sums[i] = MultiplyAdd(values, Gather(mine, rows.columns + k), sums[i]);
@@ -226,14 +227,27 @@ void NarrowProduct(const SparseRows& rows, const Examples& by_column, int64_t be
     for (int64_t i = 0; i < by_column.count; ++i) {
       float sum = SumOfLanes(sums[i]);
       for (int32_t j = k; j < last; ++j) {
-        const float value = rows.values[rows.order == nullptr ? j : rows.order[j]];
-        sum += value * x[i * by_column.features + rows.columns[j]];
+        sum += rows.values[j] * x[i * by_column.features + rows.columns[j]];
       }
       const int64_t at = i * to.features + r;
       if (to.bfloat16) {
         static_cast<uint16_t*>(to.data)[at] = ToBfloat16(sum);
       } else {
         static_cast<float*>(to.data)[at] = sum;
+      }
+    }
+  }
+}
+
+void NarrowTransposed(const SparseRows& rows, const Examples& by_row, int64_t begin,
+                      int64_t end, int64_t columns, float* to) {
+  const auto* y = static_cast<const float*>(by_row.data);
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t i = 0; i < by_row.count; ++i) {
+      const float mine = y[i * by_row.features + r];
+      float* sums = to + i * columns;
+      for (int32_t k = rows.splits[r]; k < rows.splits[r + 1]; ++k) {
+        sums[rows.columns[k]] += rows.values[k] * mine;
       }
     }
   }
@@ -270,8 +284,14 @@ void NarrowSampled(const SparseRows& rows, const Examples& by_column,
 #define SPARSENET_TEXT_OF(name) #name
 #define SPARSENET_TEXT(name) SPARSENET_TEXT_OF(name)
 
-extern const SparseSimd SPARSENET_SIMD = {
-    SPARSENET_TEXT(SPARSENET_SIMD), kLanes, kMostVectors, Pack, ProductOf<>,
-    SampledOf<>,                  NarrowProduct, NarrowSampled};
+extern const SparseSimd SPARSENET_SIMD = {SPARSENET_TEXT(SPARSENET_SIMD),
+                                          kLanes,
+                                          kMostVectors,
+                                          Pack,
+                                          ProductOf<>,
+                                          SampledOf<>,
+                                          NarrowProduct,
+                                          NarrowTransposed,
+                                          NarrowSampled};
 
 }  // namespace sparsenet

@@ -49,10 +49,13 @@ struct SparseSimd {
   void (*sampled)(const SparseRows& rows, const float* by_column, const float* by_row,
                   int vectors, int64_t begin, int64_t end, float* to);
 
-  // The same for a narrow batch: `by_column` and `by_row` are examples of floats. The
-  // values of a product's rows may be in another order.
+  // The same for a narrow batch: `by_column` and `by_row` are examples of floats.
   void (*narrow_product)(const SparseRows& rows, const Examples& by_column,
                          int64_t begin, int64_t end, const Examples& to);
+  // The product with the transposed matrix: features of all columns, of which rows begin
+  // to end are added to `to` (examples, columns).
+  void (*narrow_transposed)(const SparseRows& rows, const Examples& by_row,
+                            int64_t begin, int64_t end, int64_t columns, float* to);
   void (*narrow_sampled)(const SparseRows& rows, const Examples& by_column,
                          const Examples& by_row, int64_t begin, int64_t end, float* to);
 };

@@ -1,0 +1,82 @@
+"""`rebuild_sparse`: `rebuild` with layers that never hold more than their nonzeros."""
+
+import keras
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.radix_dense import RadixDense
+from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
+from sparsenet_tf.layers.sparse_dense import SparseDense
+from sparsenet_tf.layers.sparsify import check_masks, sparsify
+from sparsenet_tf.topology import SparsePattern, find_radix_layer
+from sparsenet_tf.transform.rebuild import (
+    check_rebuildable,
+    clone_reseeded,
+    reseed,
+    scale_kernels,
+    seeded,
+)
+from sparsenet_tf.transform.strip import unwrap
+
+
+def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
+    """Return a new model of the same architecture with new weights on `masks` alone.
+
+    Of each Dense layer with a mask only the nonzeros are drawn and stored, in a
+    `RadixDense` if the mask is a RadiX layer and in a `SparseDense` otherwise. So the
+    weights are not those that `rebuild` draws for the seed, but of the same
+    distribution. Masks of other layers are held by `Masked` ones.
+
+    Args:
+        model: a built Sequential or functional `keras.Model`, plain or sparsified.
+        masks: as for `rebuild`.
+        seed: as for `rebuild`.
+        scale_to_fan_in: whether variance-scaling initializers see the mean connections
+            that are left, or those of the dense layer.
+
+    Raises:
+        TypeError, ValueError: as `rebuild`; or the model is subclassed.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.75))
+    >>> new = rebuild_sparse(model, masks, seed=1)
+    >>> [tuple(weight.shape) for weight in new.weights]
+    [(5,), (5,)]
+    """
+    check_rebuildable(model, seed)
+    if not is_copyable(model):
+        raise ValueError(
+            f"`model` must be Sequential or functional. Received: model {model.name!r} "
+            f"of class {type(model).__name__}"
+        )
+    masks = check_masks(tree.kernels(model), masks, model.name)
+    layers = {
+        f"{path}/kernel": layer
+        for path, layer in tree.walk(model)
+        if type(layer) is keras.layers.Dense
+    }
+    exchanged = {path for path in masks if path in layers}
+
+    def clone(path, layer):
+        layer = unwrap(layer)
+        if f"{path}/kernel" not in exchanged:
+            return clone_reseeded(path, layer, seed)
+        mask = masks[f"{path}/kernel"]
+        found = find_radix_layer(mask)
+        kind = SparseDense if found is None else RadixDense
+        found = SparsePattern.from_mask(mask) if found is None else found
+        new = kind.like(layer, found, scale_to_fan_in=scale_to_fan_in)
+        return kind.from_config(reseed(new.get_config(), f"{seed}/{path}"))
+
+    with seeded(int(seed)):
+        new = replace_layers(
+            model, lambda path, layer: layer, clone=clone, weights=False
+        )
+    others = {path: mask for path, mask in masks.items() if path not in exchanged}
+    if others:
+        new = sparsify(new, others)
+        if scale_to_fan_in:
+            scale_kernels(new)
+    if not new.compiled:
+        copy_compile(model, new)
+    return new
