@@ -73,6 +73,14 @@ def test_native_equals_the_masked_dense_product(inputs, outputs, batch, density,
     assert_close(run(*given, "native"), expected(*given), 1e-5)
 
 
+@needs_native
+@pytest.mark.parametrize("batch", [2, 20, 100])
+def test_native_with_many_nonzeros(batch):
+    given = problem(1500, 1100, batch, 0.8, seed=0)  # they are found in other ways
+    assert given[0].sum() > 2**20
+    assert_close(run(*given, "native"), expected(*given), 1e-5)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "shape",

@@ -215,3 +215,14 @@ def test_a_pattern_without_connections():
 def test_says_what_is_wrong(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_warns_once_that_it_could_be_faster(monkeypatch, tmp_path):
+    library = "sparsenet_tf.kernels.native.library_path"
+    monkeypatch.setattr(library, lambda version: tmp_path / "none.so")
+    with pytest.warns(UserWarning, match="operations are not built"):
+        layer = SparseDense(MASK)
+        y = layer(normal(4, 16))
+    np.testing.assert_allclose(y, layer.to_dense()(normal(4, 16)), rtol=1e-5)
+    with pytest.raises(ValueError, match="'native' needs"):
+        SparseDense(MASK, implementation="native")(normal(4, 16))

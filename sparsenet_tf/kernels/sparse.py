@@ -1,6 +1,7 @@
 """Products with a sparse matrix of any pattern, of which only the nonzeros exist."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -11,6 +12,9 @@ from sparsenet_tf.kernels import native
 IMPLEMENTATIONS = ("auto", "native", "csr", "dense")
 # Of TensorFlow's products with compressed rows: above it the dense product is faster.
 CSR_MOST_DENSITY = 0.025
+# Of our own, for any batch; the second where the indices alone fill the caches.
+NATIVE_MOST_DENSITY = (0.2, 0.15)
+MANY_CONNECTIONS = 2**23
 
 
 class SparseProduct:
@@ -119,6 +123,20 @@ def choose(pattern, batch, dtype):
     return "dense"
 
 
+def warn_without_native():
+    """Warn if our operation could run here but has not been built."""
+    if keras.backend.backend() != "tensorflow" or native.load_ops() is not None:
+        return
+    if native.has_only_cpus():
+        warnings.warn(
+            "Our own operations are not built for this TensorFlow, so sparse layers "
+            "use its products, which are slower. `python -m "
+            "sparsenet_tf.kernels.native.build` builds them where there is a C++ "
+            "compiler.",
+            stacklevel=2,
+        )
+
+
 def native_can_run(dtype="float32"):
     """Whether our operation exists here, for the dtype and for all devices."""
     known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
@@ -129,9 +147,8 @@ def native_can_run(dtype="float32"):
 
 def native_pays(pattern, batch):
     """Whether our operation is expected to be faster than the dense product."""
-    batch = batch or 128
-    most = 0.3 if batch >= 32 else 0.05
-    return pattern.density <= most
+    many = pattern.num_connections > MANY_CONNECTIONS and (batch or 128) > 64
+    return pattern.density <= NATIVE_MOST_DENSITY[many]
 
 
 def check_implementation(implementation):

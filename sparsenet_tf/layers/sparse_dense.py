@@ -121,6 +121,8 @@ class SparseDense(NonzeroDense):
 
     def fit_connections(self, inputs):
         """Refuse inputs that are not as many as the pattern's."""
+        if self.implementation == "auto":
+            sparse.warn_without_native()
         if inputs != self.pattern.input_size:
             raise ValueError(
                 f"`pattern` of layer {self.name!r} must have as many inputs as come "

@@ -194,18 +194,38 @@ class SparseMatmul {
             }};
   }
 
-  // The product with the transposed matrix: for a narrow batch it is faster to add up
-  // each value where it belongs than to find those of a column. Parts are added to sums
-  // of their own, as many whatever the threads.
+  // The product with the transposed matrix, a value after the other added where it
+  // belongs. Parts of the rows are added to sums of their own, as many whatever the
+  // threads, so that the result is the same.
   //
   // Args:
-  //   sums: room for `NarrowParts(nonzeros) * from.count * to.features` floats.
-  static int64_t NarrowParts(int64_t nonzeros) { return nonzeros < (1 << 16) ? 1 : 8; }
+  //   packed: room for a tile of `from`, which must be the only one.
+  //   sums: room for `Parts(nonzeros)` tiles of `to`.
+  static int64_t Parts(int64_t nonzeros) { return nonzeros < (1 << 16) ? 1 : 8; }
+  std::vector<Stage> Transposed(const SparseRows& rows, const Examples& from,
+                                const Examples& to, int64_t nonzeros, float* packed,
+                                float* sums, const std::atomic<bool>* good) const {
+    const auto cuts = CutRows(rows.splits, from.features, Parts(nonzeros));
+    const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
+    const int64_t size = TileSize(to.features);
+    const auto add = [=](int64_t part) {
+      if (!*good) return;
+      std::fill(sums + part * size, sums + (part + 1) * size, 0.0f);
+      simd_.transposed(rows, packed, Vectors(0), cuts[part], cuts[part + 1],
+                       sums + part * size);
+    };
+    const auto unpack = [=](int64_t begin, int64_t end) {
+      if (*good) simd_.unpack(sums, parts, size, Vectors(0), begin, end, to, 0);
+    };
+    return {Pack(from, 0, 1, packed), {parts, add}, InParts(to.features, 256, unpack)};
+  }
+
+  // The same for a narrow batch; `sums` has room for as many times `to`.
   std::vector<Stage> NarrowTransposed(const SparseRows& rows, const Examples& from,
                                       const Examples& to, int64_t nonzeros, float* sums,
                                       const std::atomic<bool>* good) const {
     const int64_t size = to.count * to.features;
-    const auto cuts = CutRows(rows.splits, from.features, NarrowParts(nonzeros));
+    const auto cuts = CutRows(rows.splits, from.features, Parts(nonzeros));
     const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
     const auto add = [=](int64_t part) {
       if (!*good) return;

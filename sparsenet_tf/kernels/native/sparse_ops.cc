@@ -154,7 +154,7 @@ class SparseMatmulOp : public tf::OpKernel {
       if (transpose_) {
         float* sums;
         OP_REQUIRES_OK(context,
-                       NewFloats(context, matmul.NarrowParts(nonzeros) * y->NumElements(),
+                       NewFloats(context, matmul.Parts(nonzeros) * y->NumElements(),
                                  &sums_tensor, &sums));
         for (Stage& stage :
              matmul.NarrowTransposed(out.rows, from, to, nonzeros, sums, &good)) {
@@ -162,6 +162,28 @@ class SparseMatmulOp : public tf::OpKernel {
         }
       } else {
         stages.push_back(matmul.NarrowProduct(out.rows, from, to, &good));
+      }
+      Run(context, std::move(stages), threads);
+      OP_REQUIRES(context, good, BadPattern(out, in.num_rows));
+      return;
+    }
+    // With many nonzeros and one tile, too, values are better taken as they come.
+    constexpr int64_t kManyNonzeros = 1 << 20;
+    if (transpose_ && matmul.Tiles() == 1 && nonzeros > kManyNonzeros &&
+        !from.bfloat16) {
+      out.rows.values = values.flat<float>().data();
+      float *packed, *sums;
+      tf::Tensor packed_tensor, sums_tensor;
+      OP_REQUIRES_OK(context, NewFloats(context, matmul.TileSize(from.features),
+                                        &packed_tensor, &packed));
+      OP_REQUIRES_OK(context,
+                     NewFloats(context, matmul.Parts(nonzeros) * matmul.TileSize(to.features),
+                               &sums_tensor, &sums));
+      std::vector<Stage> stages = {
+          Together(CheckPattern(out.rows, out.num_rows, nonzeros, in.num_rows, &good))};
+      for (Stage& stage : matmul.Transposed(out.rows, from, to, nonzeros, packed, sums,
+                                            &good)) {
+        stages.push_back(std::move(stage));
       }
       Run(context, std::move(stages), threads);
       OP_REQUIRES(context, good, BadPattern(out, in.num_rows));
@@ -178,11 +200,8 @@ class SparseMatmulOp : public tf::OpKernel {
                                       matmul.TilesAtOnce() * matmul.TileSize(from.features),
                                       &packed_tensor, &packed));
     std::vector<Stage> also;
-    // For one tile, values are better found where they are than copied in order first,
-    // unless they are in more pages than a processor finds at once.
-    constexpr int64_t kManyNonzeros = 1 << 22;
-    const bool copy = from.bfloat16 ||
-                      (transpose_ && (matmul.Tiles() > 1 || nonzeros > kManyNonzeros));
+    // For one tile, values are better found where they are than copied in order first.
+    const bool copy = from.bfloat16 || (transpose_ && matmul.Tiles() > 1);
     if (copy) {
       OP_REQUIRES_OK(context, NewFloats(context, nonzeros, &copied_tensor, &copied));
       pattern.rows.values = copied;

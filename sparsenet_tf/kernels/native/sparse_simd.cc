@@ -150,6 +150,40 @@ void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t
 }
 
 template <int kVectors>
+void Transposed(const SparseRows& rows, const float* packed, int64_t begin, int64_t end,
+                float* sums) {
+  constexpr int kWidth = kVectors * kLanes;
+  for (int64_t r = begin; r < end; ++r) {
+    Vector mine[kVectors];
+    for (int v = 0; v < kVectors; ++v) mine[v] = Load(packed + r * kWidth + v * kLanes);
+    for (int32_t k = rows.splits[r]; k < rows.splits[r + 1]; ++k) {
+      const Vector value = Broadcast(rows.values[k]);
+      float* sum = sums + static_cast<int64_t>(rows.columns[k]) * kWidth;
+      for (int v = 0; v < kVectors; ++v) {
+        Store(sum + v * kLanes, MultiplyAdd(value, mine[v], Load(sum + v * kLanes)));
+      }
+    }
+  }
+}
+
+void UnpackSums(const float* sums, int64_t parts, int64_t size, int vectors,
+                int64_t begin, int64_t end, const Examples& to, int64_t first) {
+  const int64_t width = static_cast<int64_t>(vectors) * kLanes;
+  alignas(64) float block[kBlock * kTile] = {};
+  for (int64_t start = begin; start < end; start += kBlock) {
+    const int64_t here = end - start < kBlock ? end - start : kBlock;
+    for (int64_t i = 0; i < here * width; i += kLanes) {
+      Vector sum = Load(sums + start * width + i);
+      for (int64_t part = 1; part < parts; ++part) {
+        sum = Add(sum, Load(sums + part * size + start * width + i));
+      }
+      Store(block + i, sum);
+    }
+    Unpack(block, static_cast<int>(here), vectors, start, to, first);
+  }
+}
+
+template <int kVectors>
 inline Vector Products(const float* a, const Vector* b) {
   Vector sum = MultiplyAdd(Load(a), b[0], Zero());
   for (int v = 1; v < kVectors; ++v) {
@@ -196,6 +230,16 @@ void ProductOf(const SparseRows& rows, const float* packed, int vectors, int64_t
     product(rows, packed, begin, end, to, first);
   } else if constexpr (kVectors > 1) {
     ProductOf<kVectors - 1>(rows, packed, vectors, begin, end, to, first);
+  }
+}
+
+template <int kVectors = kMostVectors>
+void TransposedOf(const SparseRows& rows, const float* packed, int vectors,
+                  int64_t begin, int64_t end, float* sums) {
+  if (vectors == kVectors) {
+    Transposed<kVectors>(rows, packed, begin, end, sums);
+  } else if constexpr (kVectors > 1) {
+    TransposedOf<kVectors - 1>(rows, packed, vectors, begin, end, sums);
   }
 }
 
@@ -290,6 +334,8 @@ extern const SparseSimd SPARSENET_SIMD = {SPARSENET_TEXT(SPARSENET_SIMD),
                                           Pack,
                                           ProductOf<>,
                                           SampledOf<>,
+                                          TransposedOf<>,
+                                          UnpackSums,
                                           NarrowProduct,
                                           NarrowTransposed,
                                           NarrowSampled};

@@ -49,6 +49,15 @@ struct SparseSimd {
   void (*sampled)(const SparseRows& rows, const float* by_column, const float* by_row,
                   int vectors, int64_t begin, int64_t end, float* to);
 
+  // The product with the transposed matrix, of which rows begin to end are added to the
+  // packed tile `sums`, with a feature for each column.
+  void (*transposed)(const SparseRows& rows, const float* packed, int vectors,
+                     int64_t begin, int64_t end, float* sums);
+
+  // Features begin to end of the sum of some packed tiles of `size` floats.
+  void (*unpack)(const float* sums, int64_t parts, int64_t size, int vectors,
+                 int64_t begin, int64_t end, const Examples& to, int64_t first);
+
   // The same for a narrow batch: `by_column` and `by_row` are examples of floats.
   void (*narrow_product)(const SparseRows& rows, const Examples& by_column,
                          int64_t begin, int64_t end, const Examples& to);
