@@ -6,7 +6,7 @@
 #   make test     the tests, without the slow ones
 #   make slow     the slow tests alone
 #   make lint     style and formatting
-#   make benchmark     what pruning costs, what RadiX layers and the loop gain, memory
+#   make benchmark     what pruning costs, what sparse layers and the loop gain, memory
 #   make clean    remove everything but results/
 
 # The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
@@ -46,6 +46,7 @@ lint: $(VENV)/.installed-tests
 benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
 	$(VENV)/bin/python benchmarks/radix.py
+	$(VENV)/bin/python benchmarks/sparse.py
 	$(VENV)/bin/python benchmarks/training_loop.py
 	$(VENV)/bin/python benchmarks/sweep_memory.py
 

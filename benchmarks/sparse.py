@@ -224,6 +224,8 @@ def plot(rows, path):
             title += f"\nbreak-even at {beyond}{found:.2g}%"
         axis.set_title(title, fontsize=9)
         axis.set(xscale="log", yscale="log")
+        axis.set_xticks(density, [f"{d:g}" for d in density])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("Density (%)")

@@ -83,18 +83,18 @@ class SparseProduct:
     @functools.cached_property
     def _native_indices(self):
         pattern = self.pattern
-        return _constants(pattern.splits, pattern.inputs, *pattern.by_input)
+        return constants(pattern.splits, pattern.inputs, *pattern.by_input)
 
     @functools.cached_property
     def _csr_indices(self):
         edges = np.stack([self.pattern.outputs(), self.pattern.inputs], axis=1)
-        return _constants(edges.astype(np.int64))[0]
+        return constants(edges.astype(np.int64))[0]
 
     @functools.cached_property
     def _dense_indices(self):
         edges = np.stack([self.pattern.inputs, self.pattern.outputs()], axis=1)
         if keras.backend.backend() == "tensorflow":
-            return _constants(edges)[0]
+            return constants(edges)[0]
         return edges
 
 
@@ -145,6 +145,18 @@ def native_can_run(dtype="float32"):
     return native.has_only_cpus()
 
 
+def require_native(dtype):
+    """Raise a ValueError if our operation cannot run here."""
+    if not native_can_run(dtype):
+        raise ValueError(
+            "`implementation` 'native' needs float32 or bfloat16, the TensorFlow "
+            "backend without a GPU, and the operations that `python -m "
+            f"sparsenet_tf.kernels.native.build` builds. Received: dtype "
+            f"{keras.backend.standardize_dtype(dtype)}, backend "
+            f"{keras.backend.backend()}"
+        )
+
+
 def native_pays(pattern, batch):
     """Whether our operation is expected to be faster than the dense product."""
     many = pattern.num_connections > MANY_CONNECTIONS and (batch or 128) > 64
@@ -163,14 +175,8 @@ def check_implementation(implementation):
 
 def _function(implementation, dtype):
     check_implementation(implementation)
-    if implementation == "native" and not native_can_run(dtype):
-        raise ValueError(
-            "`implementation` 'native' needs float32 or bfloat16, the TensorFlow "
-            "backend without a GPU, and the operations that `python -m "
-            f"sparsenet_tf.kernels.native.build` builds. Received: dtype "
-            f"{keras.backend.standardize_dtype(dtype)}, backend "
-            f"{keras.backend.backend()}"
-        )
+    if implementation == "native":
+        require_native(dtype)
     if implementation == "csr" and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`implementation` 'csr' needs the TensorFlow backend. Received: backend "
@@ -183,7 +189,7 @@ def _function(implementation, dtype):
     }[implementation]
 
 
-def _constants(*arrays):
+def constants(*arrays):
     """TensorFlow tensors that any function may use, and that none copies."""
     import tensorflow as tf
 

@@ -106,13 +106,7 @@ class SparseDense(NonzeroDense):
             ValueError: `layer` is not built, or the mask has other sizes, or there is
                 none.
         """
-        if mask is None:
-            if not tree.is_masked(layer):
-                raise ValueError(
-                    f"`mask` must be given for layer {layer.name!r}, which is not "
-                    "`Masked`. Received: None"
-                )
-            [mask] = layer.masks.values()
+        mask = given_mask(layer, mask)
         return cls._from_dense(layer, as_pattern(mask), **settings)
 
     def check_connections(self, pattern):
@@ -149,14 +143,7 @@ class SparseDense(NonzeroDense):
         Raises:
             ValueError: they are.
         """
-        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (no dict)
-        found = values.pop("pattern", None)
-        if found is not None and not np.array_equal(found, self.pattern.digest()):
-            raise ValueError(
-                f"The weights of layer {self.name!r} must be of its own pattern, "
-                f"{self.pattern}. Received: weights of another one"
-            )
-        super().load_own_variables(values)
+        super().load_own_variables(load_with_pattern(self, store))
 
     def get_config(self):
         """Return what the layer is made of."""
@@ -178,3 +165,36 @@ def as_pattern(pattern):
     if isinstance(pattern, dict):
         return SparsePattern.from_config(pattern)
     return SparsePattern.from_mask(pattern)
+
+
+def given_mask(layer, mask):
+    """Return `mask`, or that of the wrapper `layer` if it is None.
+
+    Raises:
+        ValueError: it is None, and the layer is in no wrapper.
+    """
+    if mask is not None:
+        return mask
+    if not tree.is_masked(layer):
+        raise ValueError(
+            f"`mask` must be given for layer {layer.name!r}, which is not `Masked`. "
+            "Received: None"
+        )
+    [mask] = layer.masks.values()
+    return mask
+
+
+def load_with_pattern(layer, store):
+    """Return what is in `store` but the pattern's digest.
+
+    Raises:
+        ValueError: the digest is of another pattern than the layer's.
+    """
+    values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (no dict)
+    found = values.pop("pattern", None)
+    if found is not None and not np.array_equal(found, layer.pattern.digest()):
+        raise ValueError(
+            f"The weights of layer {layer.name!r} must be of its own pattern, "
+            f"{layer.pattern}. Received: weights of another one"
+        )
+    return values

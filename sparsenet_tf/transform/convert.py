@@ -1,14 +1,12 @@
 """`to_sparse` and `to_dense`: masked layers to layers of nonzeros, and back."""
 
-import keras
-
-from sparsenet_tf.kernels import sparse
+from sparsenet_tf.kernels import sparse, sparse_conv
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import Masked
 from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import clone_layer, replace_layers
-from sparsenet_tf.layers.sparse_dense import SparseDense
-from sparsenet_tf.topology import SparsePattern, find_radix_layer
+from sparsenet_tf.layers.sparse_conv import SparseConv2D
+from sparsenet_tf.layers.sparse_form import sparse_form
 from sparsenet_tf.transform.optimizer_state import OptimizerState
 
 # RadixDense computes with blocks that hold the nonzeros of several rows.
@@ -16,9 +14,10 @@ RADIX_MOST_DENSITY = 0.125
 
 
 def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
-    """Return the model with masked Dense layers as layers that hold only nonzeros.
+    """Return the model with masked layers as layers that hold only their nonzeros.
 
-    A mask that is a RadiX layer becomes a `RadixDense`, any other a `SparseDense`.
+    A Dense layer whose mask is a RadiX layer becomes a `RadixDense`, any other a
+    `SparseDense`, and a Conv2D a `SparseConv2D`. Layers of other classes stay masked.
     Predictions and training go on as before, but for the rounding of sums. A Sequential
     or functional model is copied; a subclassed model is changed in place.
 
@@ -49,20 +48,26 @@ def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
     _check(model)
     most = _most_density(layers)
 
+    def pays(layer, kind, connections):
+        """Whether the layer is expected to be faster as one of that class."""
+        if kind is RadixDense:
+            return connections.density <= RADIX_MOST_DENSITY
+        if not sparse.native_can_run(layer.layer.compute_dtype):
+            return False
+        if kind is SparseConv2D:
+            return sparse_conv.native_pays(connections)
+        return sparse.native_pays(connections, batch_size)
+
     def convert(layer):
-        if not _is_masked_dense(layer):
+        if not tree.is_masked(layer) or list(layer.masks) != ["kernel"]:
             return None
-        [mask] = layer.masks.values()
-        pattern, radix = SparsePattern.from_mask(mask), find_radix_layer(mask)
-        if most is not None:
-            wanted = pattern.density <= most
-        elif radix is not None:
-            wanted = pattern.density <= RADIX_MOST_DENSITY
-        else:
-            wanted = sparse.native_can_run() and sparse.native_pays(pattern, batch_size)
+        form = sparse_form(layer.layer, layer.masks["kernel"])
+        if form is None:
+            return None
+        kind, found = form
+        wanted = found.density <= most if most is not None else pays(layer, *form)
         if not wanted:
             return None
-        kind, found = (SparseDense, pattern) if radix is None else (RadixDense, radix)
         return (
             lambda: kind.like(layer.layer, found),
             lambda: kind.from_dense(layer, found),
@@ -133,15 +138,6 @@ def _convert(model, convert, optimizer_state):
     if state is not None:
         state.restore(new)
     return new
-
-
-def _is_masked_dense(layer):
-    return (
-        tree.is_masked(layer)
-        and type(layer.layer) is keras.layers.Dense
-        and not getattr(layer.layer, "lora_enabled", False)
-        and list(layer.kernels) == ["kernel"]
-    )
 
 
 def _most_density(layers):

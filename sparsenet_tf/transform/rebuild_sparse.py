@@ -1,13 +1,9 @@
 """`rebuild_sparse`: `rebuild` with layers that never hold more than their nonzeros."""
 
-import keras
-
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
-from sparsenet_tf.layers.sparse_dense import SparseDense
+from sparsenet_tf.layers.sparse_form import sparse_form
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
-from sparsenet_tf.topology import SparsePattern, find_radix_layer
 from sparsenet_tf.transform.rebuild import (
     check_rebuildable,
     clone_reseeded,
@@ -21,8 +17,9 @@ from sparsenet_tf.transform.strip import unwrap
 def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
     """Return a new model of the same architecture with new weights on `masks` alone.
 
-    Of each Dense layer with a mask only the nonzeros are drawn and stored, in a
-    `RadixDense` if the mask is a RadiX layer and in a `SparseDense` otherwise. So the
+    Of each Dense or Conv2D layer with a mask only the nonzeros are drawn and stored, in
+    a `RadixDense` if the mask is a RadiX layer, and in a `SparseDense` or a
+    `SparseConv2D` otherwise. So the
     weights are not those that `rebuild` draws for the seed, but of the same
     distribution. Masks of other layers are held by `Masked` ones.
 
@@ -50,21 +47,18 @@ def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
             f"of class {type(model).__name__}"
         )
     masks = check_masks(tree.kernels(model), masks, model.name)
-    layers = {
-        f"{path}/kernel": layer
+    forms = {
+        f"{path}/kernel": sparse_form(layer, masks[f"{path}/kernel"])
         for path, layer in tree.walk(model)
-        if type(layer) is keras.layers.Dense
+        if f"{path}/kernel" in masks
     }
-    exchanged = {path for path in masks if path in layers}
+    exchanged = {path: form for path, form in forms.items() if form is not None}
 
     def clone(path, layer):
         layer = unwrap(layer)
         if f"{path}/kernel" not in exchanged:
             return clone_reseeded(path, layer, seed)
-        mask = masks[f"{path}/kernel"]
-        found = find_radix_layer(mask)
-        kind = SparseDense if found is None else RadixDense
-        found = SparsePattern.from_mask(mask) if found is None else found
+        kind, found = exchanged[f"{path}/kernel"]
         new = kind.like(layer, found, scale_to_fan_in=scale_to_fan_in)
         return kind.from_config(reseed(new.get_config(), f"{seed}/{path}"))
 

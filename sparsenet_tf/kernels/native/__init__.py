@@ -35,6 +35,8 @@ def _load(path):
     tf.RegisterGradient("SparsenetMaskedIdentity")(mask_upstream)
     tf.RegisterGradient("SparsenetSparseMatmul")(_sparse_matmul_gradient(ops))
     tf.RegisterGradient("SparsenetSampledMatmul")(_sampled_matmul_gradient(ops))
+    for name, gradient in _conv_gradients(ops).items():
+        tf.RegisterGradient(name)(gradient)
     return ops
 
 
@@ -61,6 +63,46 @@ def _sampled_matmul_gradient(ops):
         return to_x, to_y, *[None] * len(pattern)
 
     return gradient
+
+
+def _conv_gradients(ops):
+    import tensorflow as tf
+
+    def settings(op):
+        names = ("kernel_size", "strides", "dilations", "padding")
+        return {name: op.get_attr(name) for name in names}
+
+    def of_conv(op, upstream):
+        x, values, *pattern = op.inputs
+        to_x = ops.sparsenet_sparse_conv_input(
+            upstream, values, tf.shape(x)[1:3], *pattern, **settings(op)
+        )
+        to_values = ops.sparsenet_sparse_conv_values(
+            x, upstream, *pattern, **settings(op)
+        )
+        return to_x, to_values, *[None] * len(pattern)
+
+    def of_input(op, upstream):
+        y, values, _, *pattern = op.inputs
+        to_y = ops.sparsenet_sparse_conv(upstream, values, *pattern, **settings(op))
+        to_values = ops.sparsenet_sparse_conv_values(
+            upstream, y, *pattern, **settings(op)
+        )
+        return to_y, to_values, None, *[None] * len(pattern)
+
+    def of_values(op, upstream):
+        x, y, *pattern = op.inputs
+        to_x = ops.sparsenet_sparse_conv_input(
+            y, upstream, tf.shape(x)[1:3], *pattern, **settings(op)
+        )
+        to_y = ops.sparsenet_sparse_conv(x, upstream, *pattern, **settings(op))
+        return to_x, to_y, *[None] * len(pattern)
+
+    return {
+        "SparsenetSparseConv": of_conv,
+        "SparsenetSparseConvInput": of_input,
+        "SparsenetSparseConvValues": of_values,
+    }
 
 
 def has_only_cpus():

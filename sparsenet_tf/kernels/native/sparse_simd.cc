@@ -28,6 +28,12 @@ inline uint16_t ToBfloat16(float value) {
   return static_cast<uint16_t>(value != value ? 0x7FC0 : rounded);
 }
 
+// Where in the data an example is, or -1.
+inline int64_t RowOf(const Examples& examples, int64_t example) {
+  if (example >= examples.count) return -1;
+  return examples.rows == nullptr ? example : examples.rows[example];
+}
+
 void Pack(const Examples& from, int64_t first, int vectors, int64_t begin, int64_t end,
           float* to) {
   const int64_t width = static_cast<int64_t>(vectors) * kLanes;
@@ -38,9 +44,9 @@ void Pack(const Examples& from, int64_t first, int vectors, int64_t begin, int64
     for (int v = 0; v < vectors; ++v) {
       const float* rows[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        const int64_t example = first + v * kLanes + i;
-        const int64_t at = example * from.features + c;
-        if (example >= from.count) {
+        const int64_t row = RowOf(from, first + v * kLanes + i);
+        const int64_t at = row * from.features + c;
+        if (row < 0) {
           rows[i] = zeros;
         } else if (!from.bfloat16 && here == kLanes) {
           rows[i] = static_cast<const float*>(from.data) + at;
@@ -83,17 +89,17 @@ void Unpack(const float* block, int rows, int vectors, int64_t begin,
       }
       const bool direct = !to.bfloat16 && here == kLanes;
       for (int i = 0; i < kLanes; ++i) {
-        const int64_t example = first + v * kLanes + i;
-        out[i] = direct && example < to.count
-                     ? static_cast<float*>(to.data) + example * to.features + begin + r
+        const int64_t row = RowOf(to, first + v * kLanes + i);
+        out[i] = direct && row >= 0
+                     ? static_cast<float*>(to.data) + row * to.features + begin + r
                      : spare[i];
       }
       Transpose(from, out);
       if (direct) continue;
       for (int i = 0; i < kLanes; ++i) {
-        const int64_t example = first + v * kLanes + i;
-        if (example >= to.count) break;
-        const int64_t at = example * to.features + begin + r;
+        const int64_t row = RowOf(to, first + v * kLanes + i);
+        if (row < 0) continue;
+        const int64_t at = row * to.features + begin + r;
         for (int j = 0; j < here; ++j) {
           if (to.bfloat16) {
             static_cast<uint16_t*>(to.data)[at + j] = ToBfloat16(spare[i][j]);
@@ -106,10 +112,10 @@ void Unpack(const float* block, int rows, int vectors, int64_t begin,
   }
 }
 
-template <int kVectors, bool kOrdered>
+template <int kVectors, bool kOrdered, bool kOffsets>
 void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t end,
              const Examples& to, int64_t first) {
-  constexpr int kWidth = kVectors * kLanes;
+  constexpr int kWidth = kVectors * kLanes, kStep = kOffsets ? 1 : kWidth;
   // Sums of their own, so that a product need not wait for the one before it.
   constexpr int kChains = kVectors >= 4 ? 1 : kVectors >= 2 ? 2 : 4;
   alignas(64) float block[kBlock * kWidth] = {};
@@ -126,7 +132,7 @@ void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t
         for (int chain = 0; chain < kChains; ++chain) {
           const Vector value = Broadcast(rows.values[kOrdered ? k + chain : rows.order[k + chain]]);
           const float* x =
-              packed + static_cast<int64_t>(rows.columns[k + chain]) * kWidth;
+              packed + static_cast<int64_t>(rows.columns[k + chain]) * kStep;
           for (int v = 0; v < kVectors; ++v) {
             sums[chain][v] = MultiplyAdd(value, Load(x + v * kLanes), sums[chain][v]);
           }
@@ -134,7 +140,7 @@ void Product(const SparseRows& rows, const float* packed, int64_t begin, int64_t
       }
       for (; k < last; ++k) {
         const Vector value = Broadcast(rows.values[kOrdered ? k : rows.order[k]]);
-        const float* x = packed + static_cast<int64_t>(rows.columns[k]) * kWidth;
+        const float* x = packed + static_cast<int64_t>(rows.columns[k]) * kStep;
         for (int v = 0; v < kVectors; ++v) {
           sums[0][v] = MultiplyAdd(value, Load(x + v * kLanes), sums[0][v]);
         }
@@ -192,15 +198,15 @@ inline Vector Products(const float* a, const Vector* b) {
   return sum;
 }
 
-template <int kVectors>
+template <int kVectors, bool kOffsets>
 void Sampled(const SparseRows& rows, const float* by_column, const float* by_row,
              int64_t begin, int64_t end, float* to) {
-  constexpr int kWidth = kVectors * kLanes;
+  constexpr int kWidth = kVectors * kLanes, kStep = kOffsets ? 1 : kWidth;
   for (int64_t r = begin; r < end; ++r) {
     Vector mine[kVectors];
     for (int v = 0; v < kVectors; ++v) mine[v] = Load(by_row + r * kWidth + v * kLanes);
     const auto at = [&](int32_t k) {
-      return by_column + static_cast<int64_t>(rows.columns[k]) * kWidth;
+      return by_column + static_cast<int64_t>(rows.columns[k]) * kStep;
     };
     int32_t k = rows.splits[r];
     const int32_t last = rows.splits[r + 1];
@@ -225,8 +231,9 @@ template <int kVectors = kMostVectors>
 void ProductOf(const SparseRows& rows, const float* packed, int vectors, int64_t begin,
                int64_t end, const Examples& to, int64_t first) {
   if (vectors == kVectors) {
-    const auto product = rows.order == nullptr ? Product<kVectors, true>
-                                               : Product<kVectors, false>;
+    const auto product = rows.offsets            ? Product<kVectors, true, true>
+                         : rows.order == nullptr ? Product<kVectors, true, false>
+                                                 : Product<kVectors, false, false>;
     product(rows, packed, begin, end, to, first);
   } else if constexpr (kVectors > 1) {
     ProductOf<kVectors - 1>(rows, packed, vectors, begin, end, to, first);
@@ -247,7 +254,9 @@ template <int kVectors = kMostVectors>
 void SampledOf(const SparseRows& rows, const float* by_column, const float* by_row,
                int vectors, int64_t begin, int64_t end, float* to) {
   if (vectors == kVectors) {
-    Sampled<kVectors>(rows, by_column, by_row, begin, end, to);
+    const auto sampled =
+        rows.offsets ? Sampled<kVectors, true> : Sampled<kVectors, false>;
+    sampled(rows, by_column, by_row, begin, end, to);
   } else if constexpr (kVectors > 1) {
     SampledOf<kVectors - 1>(rows, by_column, by_row, vectors, begin, end, to);
   }

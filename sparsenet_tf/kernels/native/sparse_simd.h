@@ -18,6 +18,7 @@ struct SparseRows {
   const int32_t* columns;
   const float* values;
   const int32_t* order;  // where a nonzero's value is, or null if they are in order
+  bool offsets = false;  // columns say at which float of the packed tile they begin
 };
 
 // Examples of a batch in their own layout, (examples, features).
@@ -26,6 +27,9 @@ struct Examples {
   bool bfloat16;
   int64_t count;
   int64_t features;
+  // Which row of the data each example is, or null if they are in order. At -1 zeros
+  // are read, and what is written is dropped.
+  const int32_t* rows = nullptr;
 };
 
 constexpr int64_t kNarrow = 3;
