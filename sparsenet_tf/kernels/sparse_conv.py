@@ -10,6 +10,8 @@ from keras.src.ops.operation_utils import compute_conv_output_shape
 from sparsenet_tf.kernels import native, sparse
 
 IMPLEMENTATIONS = ("auto", "native", "dense")
+# Above it the dense convolution is faster.
+NATIVE_MOST_DENSITY = 0.2
 
 
 class SparseConvProduct:
@@ -77,6 +79,11 @@ class SparseConvProduct:
         if implementation == "dense":
             return self._dense(x, values)
         sparse.require_native(x.dtype)
+        if tuple(self.kernel_size) == (1, 1) and self.groups == 1:
+            # Without neighbours to see, it is a product of pixels, which is faster.
+            down, right = self.strides
+            product = sparse.SparseProduct(self.pattern)
+            return product(x[:, ::down, ::right], values, "native")
         return self._native(x, values)
 
     def _native(self, x, values):
@@ -147,6 +154,8 @@ class SparseConvProduct:
 def choose(pattern, dtype):
     """Return the implementation that is the fastest for a forward and backward pass.
 
+    Measured on two cores (`benchmarks/sparse_conv.py`), by density.
+
     Args:
         pattern: a `topology.SparsePattern`.
         dtype: of the inputs.
@@ -162,9 +171,6 @@ def choose(pattern, dtype):
 def native_pays(pattern):
     """Whether our operation is expected to be faster than the dense convolution."""
     return pattern.density <= NATIVE_MOST_DENSITY
-
-
-NATIVE_MOST_DENSITY = 0.15
 
 
 def check_implementation(implementation):

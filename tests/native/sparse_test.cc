@@ -2,14 +2,7 @@
 // processor has, shapes around their widths, and numbers of threads. Built by
 // test_sanitizers.py with sanitizers, without TensorFlow.
 
-#include "sparse_matmul.h"
-
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <mutex>
-#include <random>
-#include <thread>
+#include "testing.h"
 
 namespace {
 
@@ -58,39 +51,12 @@ std::vector<T> Exactly(const std::vector<T>& values) {
   return copy;
 }
 
-class Helpers {
- public:
-  ~Helpers() {
-    for (std::thread& thread : threads_) thread.join();
-  }
-  void operator()(std::function<void()> help) const {
-    threads_.emplace_back(std::move(help));
-  }
-
- private:
-  mutable std::vector<std::thread> threads_;
-};
-
-void Run(std::vector<Stage> stages, int threads) {
-  Helpers helpers;
-  RunStages(std::move(stages), threads, helpers);
-}
-
-int failures = 0;
-
 void Compare(const char* what, const SparseSimd& simd, const Problem& p,
              const std::vector<float>& found, const std::vector<double>& wanted) {
-  double scale = 1e-30, error = 0;
-  for (double value : wanted) scale = std::max(scale, std::fabs(value));
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const double difference = std::fabs(found[i] - wanted[i]);
-    error = difference <= error ? error : difference;  // NaN is the largest
-  }
-  if (!(error / scale <= 1e-5)) {
-    std::printf("%s, %s: %ld -> %ld, batch %ld: error %g of %g\n", what, simd.name,
-                long(p.inputs), long(p.outputs), long(p.batch), error, scale);
-    ++failures;
-  }
+  char name[100];
+  std::snprintf(name, sizeof(name), "%s, %ld -> %ld, batch %ld", what, long(p.inputs),
+                long(p.outputs), long(p.batch));
+  ::Compare(name, simd.name, found, wanted);
 }
 
 void Check(const SparseSimd& simd, const Problem& p, int threads) {
@@ -204,6 +170,5 @@ int main() {
     }
     CheckBfloat16(*found[s]);
   }
-  std::printf("%d problems, %d instruction sets, %d failures\n", checks, count, failures);
-  return failures != 0;
+  return Finish(checks, count);
 }

@@ -13,6 +13,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "sparse_matmul.h"
 
@@ -55,13 +56,20 @@ class Scratch {
  public:
   Scratch(int64_t count, int64_t floats, int64_t rows) {
     for (int64_t i = 0; i < count; ++i) {
-      free_.push_back({std::unique_ptr<float[]>(new float[floats]),
+      free_.push_back({Floats(static_cast<float*>(::operator new[](
+                           std::max<int64_t>(1, floats) * sizeof(float), kAlignment))),
                        std::unique_ptr<int32_t[]>(new int32_t[rows])});
     }
   }
 
+  // Where vectors begin with a line of the cache, most loads take one of them.
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(float* floats) const { ::operator delete[](floats, kAlignment); }
+  };
+  using Floats = std::unique_ptr<float[], Delete>;
   struct Buffer {
-    std::unique_ptr<float[]> floats;
+    Floats floats;
     std::unique_ptr<int32_t[]> rows;
   };
 
@@ -99,11 +107,23 @@ class SparseConv {
            Pixels(shape_.to) <= kMost;
   }
 
-  // At which float of a packed tile the channel begins that a tap reads.
-  int32_t Offset(const Tap& tap, int64_t channel) const {
-    const int64_t feature = tap.phase * shape_.from.pixels.features + channel;
-    return static_cast<int32_t>((feature * packed_rows_ + tap.y) * pitch_ +
-                                tap.x * group_);
+  // At which float of a packed tile a nonzero begins to read, in place of its column,
+  // which is a tap and a channel of it.
+  Stage Offsets(const SparseRows& rows, int64_t nonzeros, int32_t* offsets,
+                const std::atomic<bool>* good) const {
+    const int64_t channels = shape_.from.pixels.features, step = PackedPixels();
+    std::vector<int64_t> first;
+    for (const Tap& tap : shape_.taps) {
+      first.push_back(tap.phase * channels * step + tap.y * pitch_ + tap.x * group_);
+    }
+    return InParts(nonzeros, 1 << 14, [=](int64_t begin, int64_t end) {
+      if (!*good) return;
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t column = rows.columns[k];
+        offsets[k] = static_cast<int32_t>(first[column / channels] +
+                                          column % channels * step);
+      }
+    });
   }
 
   // Each pixel and row of the matrix: the row times what the filters see there. A phase
@@ -203,24 +223,26 @@ class SparseConv {
   }
 
   // How many images are side by side, and how many rows a tile has. Rows that end within
-  // a vector waste the rest of it, and so do images that are not there.
+  // a vector waste the rest of it, and so do images that are not there. Vectors that do
+  // not begin with a line of the cache take two of them.
   void Plan() {
-    const int64_t images = shape_.to.images;
     double least = std::numeric_limits<double>::infinity();
-    for (int64_t group = 1; group <= std::min<int64_t>(images, 16); ++group) {
-      const int64_t vectors = Vectors(group);
-      const int64_t segments = (vectors + simd_.most_vectors - 1) / simd_.most_vectors;
-      const int64_t groups = (images + group - 1) / group;
-      // A nonzero's own work is about that of a vector.
-      const double cost = static_cast<double>(groups * (vectors + segments));
+    int64_t best = 1;
+    for (int64_t group = 1; group <= std::min<int64_t>(shape_.to.images, 16); ++group) {
       SetGroup(group);
-      const bool small = PackedSize() <= kFloats;
-      if (cost < least && (small || group == 1)) {
+      if (group > 1 && PackedSize() > kFloats) break;
+      double lines = 0;
+      for (const Tap& tap : shape_.taps) lines += tap.x * group % simd_.lanes ? 2 : 1;
+      lines /= static_cast<double>(shape_.taps.size());
+      // A nonzero's own work is about that of a vector.
+      const double cost = static_cast<double>(groups_) *
+                          (static_cast<double>(vectors_) * lines + segments_);
+      if (cost < least) {
         least = cost;
-        best_ = group;
+        best = group;
       }
     }
-    SetGroup(best_);
+    SetGroup(best);
     const int64_t units_of_row = groups_ * segments_;
     int64_t blocks = std::max<int64_t>(1, (kParts + units_of_row - 1) / units_of_row);
     for (blocks = std::min(blocks, shape_.height); blocks < shape_.height; ++blocks) {
@@ -230,14 +252,10 @@ class SparseConv {
     SetBlocks(shape_.height);
   }
 
-  int64_t Vectors(int64_t group) const {
-    return (shape_.width * group + simd_.lanes - 1) / simd_.lanes;
-  }
-
   void SetGroup(int64_t group) {
     group_ = group;
     groups_ = (shape_.to.images + group - 1) / group;
-    vectors_ = Vectors(group);
+    vectors_ = (shape_.width * group + simd_.lanes - 1) / simd_.lanes;
     segments_ = (vectors_ + simd_.most_vectors - 1) / simd_.most_vectors;
     const int64_t seen = TileWidth() + reach_x_ * group;
     pitch_ = (seen + simd_.lanes - 1) / simd_.lanes * simd_.lanes;
@@ -308,7 +326,7 @@ class SparseConv {
   const SparseSimd& simd_;
   const ConvShape shape_;
   int64_t reach_y_ = 0, reach_x_ = 0;
-  int64_t best_ = 1, group_ = 1, groups_ = 1, vectors_ = 1, segments_ = 1, pitch_ = 1;
+  int64_t group_ = 1, groups_ = 1, vectors_ = 1, segments_ = 1, pitch_ = 1;
   int64_t blocks_ = 1, rows_ = 1, packed_rows_ = 1;
 };
 

@@ -3,82 +3,13 @@
 // `in` has a row for each phase of the strides and channel, and in it indices of (row,
 // column, filter).
 
+#include "conv_geometry.h"
 #include "op_support.h"
-#include "sparse_conv.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 namespace sparsenet {
 namespace {
-
-using Pair = std::array<int64_t, 2>;
-
-struct ConvGeometry {
-  Pair kernel, strides, dilations, size, output, before;  // rows and columns
-
-  int64_t Taps() const { return kernel[0] * kernel[1]; }
-  int64_t Phases() const { return strides[0] * strides[1]; }
-
-  // Those entries of the filter that are in one phase of the strides read its pixels.
-  ConvShape Forward(View from, View to) const {
-    ConvShape shape = {std::move(from), std::move(to), {}, output[0], output[1]};
-    for (int64_t y = 0; y < kernel[0]; ++y) {
-      for (int64_t x = 0; x < kernel[1]; ++x) {
-        const int64_t down = y * dilations[0], right = x * dilations[1];
-        const int64_t phase = down % strides[0] * strides[1] + right % strides[1];
-        shape.taps.push_back({phase, down / strides[0], right / strides[1]});
-      }
-    }
-    return shape;
-  }
-
-  // What each pixel of the input gets back: from the outputs before it that saw it.
-  ConvShape Backward(View from, View to) const {
-    ConvShape shape = Forward(std::move(to), std::move(from));
-    std::swap(shape.from, shape.to);
-    int64_t reach_y = 0, reach_x = 0;
-    for (const Tap& tap : shape.taps) {
-      reach_y = std::max(reach_y, tap.y);
-      reach_x = std::max(reach_x, tap.x);
-    }
-    for (Tap& tap : shape.taps) tap = {0, reach_y - tap.y, reach_x - tap.x};
-    shape.from.origins = {{-reach_y, -reach_x}};
-    shape.height = size[0] == 0 ? 0 : (size[0] - 1 + before[0]) / strides[0] + 1;
-    shape.width = size[1] == 0 ? 0 : (size[1] - 1 + before[1]) / strides[1] + 1;
-    return shape;
-  }
-
-  View Input(const tf::Tensor& x) const {
-    View view = {AsExamples(x), x.dim_size(0), size[0], size[1], strides, {}};
-    for (int64_t y = 0; y < strides[0]; ++y) {
-      for (int64_t c = 0; c < strides[1]; ++c) {
-        view.origins.push_back({y - before[0], c - before[1]});
-      }
-    }
-    return view;
-  }
-  View Output(const tf::Tensor& y) const {
-    return {AsExamples(y), y.dim_size(0), output[0], output[1], {1, 1}, {{0, 0}}};
-  }
-};
-
-// Offsets in a packed tile in place of columns, which are (tap, channel).
-Stage OffsetStage(const SparseConv& conv, const ConvShape& shape, const Pattern& pattern,
-                  int32_t* offsets, const std::atomic<bool>* good) {
-  const int64_t channels = shape.from.pixels.features;
-  std::vector<int32_t> first;
-  for (const Tap& tap : shape.taps) first.push_back(conv.Offset(tap, 0));
-  const int64_t step = conv.Offset({0, 0, 0}, 1);
-  const int32_t* columns = pattern.rows.columns;
-  return InParts(pattern.nonzeros, 1 << 14, [=](int64_t begin, int64_t end) {
-    if (!*good) return;
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t column = columns[k];
-      offsets[k] = static_cast<int32_t>(first[column / channels] +
-                                        column % channels * step);
-    }
-  });
-}
 
 class SparseConvBase : public tf::OpKernel {
  public:
@@ -104,20 +35,15 @@ class SparseConvBase : public tf::OpKernel {
  protected:
   ConvGeometry GeometryFor(int64_t height, int64_t width) const {
     ConvGeometry found = geometry_;
-    found.size = {height, width};
-    for (int i = 0; i < 2; ++i) {
-      const int64_t seen = (found.kernel[i] - 1) * found.dilations[i] + 1;
-      const int64_t step = found.strides[i], size = found.size[i];
-      if (same_) {
-        found.output[i] = (size + step - 1) / step;
-        const int64_t padding = (found.output[i] - 1) * step + seen - size;
-        found.before[i] = std::max<int64_t>(0, padding) / 2;
-      } else {
-        found.output[i] = size < seen ? 0 : (size - seen) / step + 1;
-        found.before[i] = 0;
-      }
-    }
+    found.SetSize({height, width}, same_);
     return found;
+  }
+
+  static View InputOf(const ConvGeometry& geometry, const tf::Tensor& x) {
+    return geometry.Input(AsExamples(x), x.dim_size(0));
+  }
+  static View OutputOf(const ConvGeometry& geometry, const tf::Tensor& y) {
+    return geometry.Output(AsExamples(y), y.dim_size(0));
   }
 
   // What is wrong with the inputs, of which `first` is where the pattern begins.
@@ -170,7 +96,7 @@ class SparseConvBase : public tf::OpKernel {
     const SparseRows rows = {pattern.rows.splits, offsets, copied, nullptr, true};
     Run(context,
         {Together(std::move(checks)),
-         Together({OffsetStage(conv, shape, pattern, offsets, &good), std::move(copy)}),
+         Together({conv.Offsets(pattern.rows, nonzeros, offsets, &good), std::move(copy)}),
          conv.Product(rows, threads, &good)},
         threads);
     OP_REQUIRES(context, good, BadPattern(pattern, columns));
@@ -211,7 +137,7 @@ class SparseConvOp : public SparseConvBase {
                                                  geometry.output[1], out.num_rows}),
                                 &y));
     if (y->NumElements() == 0) return;
-    Multiply(context, geometry.Forward(geometry.Input(x), geometry.Output(*y)), out,
+    Multiply(context, geometry.Forward(InputOf(geometry, x), OutputOf(geometry, *y)), out,
              context->input(1), nullptr);
   }
 };
@@ -249,7 +175,7 @@ class SparseConvInputOp : public SparseConvBase {
                                                  sizes(1), channels}),
                                 &to_x));
     if (to_x->NumElements() == 0) return;
-    Multiply(context, geometry.Backward(geometry.Output(upstream), geometry.Input(*to_x)),
+    Multiply(context, geometry.Backward(OutputOf(geometry, upstream), InputOf(geometry, *to_x)),
              in, context->input(1), context->input(7).flat<int32_t>().data());
   }
 };
@@ -281,7 +207,8 @@ class SparseConvValuesOp : public SparseConvBase {
                    context->allocate_output(0, tf::TensorShape({nonzeros}), &values));
     if (nonzeros == 0) return;
 
-    const ConvShape shape = geometry.Forward(geometry.Input(x), geometry.Output(upstream));
+    const ConvShape shape =
+        geometry.Forward(InputOf(geometry, x), OutputOf(geometry, upstream));
     const SparseConv conv(BestSparseSimd(), shape);
     OP_REQUIRES(context, conv.Fits(), TooLarge());
     const int64_t columns = geometry_.Taps() * shape.from.pixels.features;
@@ -298,7 +225,7 @@ class SparseConvValuesOp : public SparseConvBase {
     const SparseRows rows = {out.rows.splits, offsets, nullptr, nullptr, true};
     std::vector<Stage> stages = {
         Together(CheckPattern(out.rows, out.num_rows, nonzeros, columns, &good)),
-        OffsetStage(conv, shape, out, offsets, &good)};
+        conv.Offsets(out.rows, nonzeros, offsets, &good)};
     // Without any pixel nothing is added.
     if (conv.Parts() == 0) std::fill(sums, sums + nonzeros, 0.0f);
     for (Stage& stage : conv.Sampled(rows, nonzeros, threads, sums, &good)) {
