@@ -8,6 +8,7 @@ from sparsenet_tf import training as training
 from sparsenet_tf import transform as transform
 from sparsenet_tf.layers import sparsify as sparsify
 from sparsenet_tf.training import retrain_from_scratch as retrain_from_scratch
+from sparsenet_tf.transform import export as export
 from sparsenet_tf.transform import get_masks as get_masks
 from sparsenet_tf.transform import load_masks as load_masks
 from sparsenet_tf.transform import rebuild as rebuild

@@ -7,7 +7,7 @@ import pytest
 import sparsenet_tf as stf
 from sparsenet_tf.experiments import load
 from sparsenet_tf.experiments.models import lenet_300_100
-from sparsenet_tf.layers import Masked, RadixDense, SparseDense
+from sparsenet_tf.layers import Masked, RadixDense, SparseConv2D, SparseDense
 
 L = keras.layers
 
@@ -133,9 +133,9 @@ def test_auto_takes_what_pays(monkeypatch):
     model = stf.pruning.prune_one_shot(lenet_300_100(seed=0), 0.95)
     can_run, pays = "sparse.native_can_run", "sparse.native_pays"
     module = "sparsenet_tf.transform.convert."
-    monkeypatch.setattr(module + can_run, lambda: False)
+    monkeypatch.setattr(module + can_run, lambda dtype: False)
     assert kinds(stf.to_sparse(model)) == [Masked] * 3
-    monkeypatch.setattr(module + can_run, lambda: True)
+    monkeypatch.setattr(module + can_run, lambda dtype: True)
     asked = []
 
     def wide(pattern, batch):
@@ -244,7 +244,13 @@ def test_sparse_rebuilds_draw_from_the_same_distribution(scaled):
 
 def test_sparse_rebuilds_keep_masks_of_other_layers():
     model = keras.Sequential(
-        [keras.Input((8, 8, 2)), L.Conv2D(3, 3), L.Flatten(), L.Dense(4)]
+        [
+            keras.Input((8, 8, 2)),
+            L.DepthwiseConv2D(3),
+            L.Conv2D(3, 3),
+            L.Flatten(),
+            L.Dense(4),
+        ]
     )
     masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.5))
     model.compile("sgd", "mse")
@@ -252,6 +258,6 @@ def test_sparse_rebuilds_keep_masks_of_other_layers():
     [history] = stf.retrain_from_scratch(
         model, masks, x, y, seeds=0, sparse=True, verbose=0
     )
-    assert kinds(history.model) == [Masked, SparseDense]
+    assert kinds(history.model) == [Masked, SparseConv2D, SparseDense]
     for path, mask in stf.get_masks(stf.to_dense(history.model)).items():
         np.testing.assert_array_equal(mask, masks[path])

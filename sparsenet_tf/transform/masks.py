@@ -4,7 +4,6 @@ import io
 import os
 import pathlib
 import struct
-import tempfile
 import zipfile
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.transform.whole_files import made_beside
 
 _END_RECORD = struct.Struct("<4s6xH8xH")  # of a zip: signature, entries, comment length
 
@@ -78,22 +78,8 @@ def save_masks(path, masks):
                 f"{name!r:.200}"
             )
         arrays[name] = np.ascontiguousarray(as_mask(mask, where=name))
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"`path` must be in an existing folder. Received: {str(path)!r}"
-        )
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".masks-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _write_npz(file, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp keeps others out
-        os.replace(beside, path)
-    except BaseException:
-        pathlib.Path(beside).unlink(missing_ok=True)
-        raise
+    with made_beside(path) as made, open(made, "wb") as file:
+        _write_npz(file, arrays)
 
 
 def load_masks(path):
@@ -161,9 +147,3 @@ def _read(archive, member):
     if min(shape, default=0) < 0 or values.size != size:
         raise ValueError(f"{member.filename!r} has {values.size} values for {shape}")
     return values.reshape(shape, order="F" if fortran else "C").astype(bool)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,186 @@
+"""`export`: files for inference, and how small they can be."""
+
+import dataclasses
+import gzip
+import io
+import math
+import pathlib
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.replace import is_copyable, sparse_kernels
+from sparsenet_tf.transform.compact import (
+    compact_arrays,
+    dense_arrays,
+    dense_shapes,
+    write_compact,
+)
+from sparsenet_tf.transform.strip import strip
+from sparsenet_tf.transform.whole_files import made_beside
+
+# What a path ends in, and what Keras calls the format.
+FORMATS = {
+    "saved_model": ("", "tf_saved_model"),
+    "keras": (".keras", None),
+    "tflite": (".tflite", "litert"),
+    "onnx": (".onnx", "onnx"),
+    "npz": (".npz", None),
+}
+# Bytes of dense weights up to which they are compressed to see their size.
+GZIP_MOST = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSizes:
+    """Sizes in bytes.
+
+    Attributes:
+        path: what was written.
+        written: its size on disk.
+        dense: all weights of the model in dense form.
+        gzip: the same, compressed by gzip; None if they are more than `GZIP_MOST`.
+        compact: the weights as the compact `.npz` file has them, nonzeros alone.
+    """
+
+    path: pathlib.Path
+    written: int
+    dense: int
+    gzip: int | None
+    compact: int
+
+    def __str__(self):
+        gzipped = "not tried" if self.gzip is None else f"{self.gzip:,}"
+        return (
+            f"{self.path}: {self.written:,} bytes\n"
+            f"weights: dense {self.dense:,}, gzip {gzipped}, "
+            f"compact {self.compact:,} bytes"
+        )
+
+
+def export(model, path, format=None, print_fn=print, **options):
+    """Write the model for inference, in plain dense form or as its nonzeros.
+
+    Masks and sparse layers are gone from what is written, as after `strip`: nothing of
+    this package is needed to run it. The model itself is left as it is.
+
+    | `format` | what is written |
+    |---|---|
+    | "saved_model" | TensorFlow's SavedModel, a folder; "tf_saved_model" too |
+    | "keras" | a `.keras` file for `keras.models.load_model`, not compiled |
+    | "tflite" | a `.tflite` file, by TensorFlow's converter; "litert" too |
+    | "onnx" | a `.onnx` file, by Keras, which needs the packages onnx and tf2onnx |
+    | "npz" | a compact file of nonzeros, for `stf.transform.load_compact` |
+
+    Args:
+        model: a built `keras.Model`. A subclassed one must be plain already, since
+            only Sequential and functional models can be copied.
+        path: file or folder to write, whole or not at all; its parent must exist. A
+            file must end as its format's do. One that is there is replaced, but no
+            folder other than a SavedModel.
+        format: see above; by default what the end of `path` says, or "saved_model".
+        print_fn: function that is given the sizes as text; None for silence.
+        **options: for `keras.Model.export`, such as `input_signature`.
+
+    Returns:
+        `ExportSizes`.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: it is not built or is subclassed with masks, `format` is unknown,
+            or `path` ends otherwise or is a folder of something else.
+        ImportError: "onnx" without the packages that it needs.
+        OSError: it cannot be written.
+
+    Example:
+    >>> import tempfile, os
+    >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(100)])
+    >>> pruned = stf.pruning.prune_one_shot(model, 0.95)
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
+    >>> sizes = export(pruned, path, print_fn=None)
+    >>> sizes.dense, sizes.compact < sizes.gzip < sizes.dense
+    (314000, True)
+    """
+    tree.check_model(model)
+    if not model.built:
+        raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
+    path = pathlib.Path(path)
+    format = _check_format(format, path)
+    if options and format in ("keras", "npz"):
+        raise TypeError(
+            f"`options` are for formats that Keras exports, not {format!r}. Received: "
+            f"{sorted(options)}"
+        )
+    if not is_copyable(model) and (masked_kernels(model) or sparse_kernels(model)):
+        raise ValueError(
+            f"`model` must be Sequential or functional, or plain. Received: "
+            f"{type(model).__name__} {model.name!r} with masks or sparse layers; "
+            "`strip` makes it plain, in place"
+        )
+    arrays = compact_arrays(model)
+    with made_beside(path) as made:
+        if format == "npz":
+            with open(made, "wb") as file:
+                write_compact(file, arrays)
+        elif format == "keras":
+            _plain(model).save(made)
+        else:
+            plain = _plain(model)
+            if format == "onnx":  # for which Keras wants it to have been called
+                plain(plain.inputs[0] if len(plain.inputs) == 1 else plain.inputs)
+            options["format"] = FORMATS[format][1]
+            plain.export(str(made), verbose=False, **options)
+    sizes = _sizes(path, arrays)
+    if print_fn is not None:
+        print_fn(str(sizes))
+    return sizes
+
+
+def _check_format(format, path):
+    names = {keras_name: name for name, (_, keras_name) in FORMATS.items()}
+    if format is None:
+        ends = {end: name for name, (end, _) in FORMATS.items()}
+        format = ends.get(path.suffix, "saved_model")
+    format = names.get(format, format)
+    if format not in FORMATS:
+        raise ValueError(
+            f"`format` must be one of {tuple(FORMATS)}. Received: {format!r}"
+        )
+    end = FORMATS[format][0]
+    if not path.name.endswith(end):
+        raise ValueError(
+            f"`path` must end in {end!r} for format {format!r}. Received: {str(path)!r}"
+        )
+    if path.is_dir() and (end or not (path / "saved_model.pb").is_file()):
+        raise ValueError(
+            f"`path` must not be a folder of something else. Received: {str(path)!r}"
+        )
+    return format
+
+
+def _plain(model):
+    if not is_copyable(model):
+        return model
+    plain = strip(model)
+    # Who loads it need not have its loss and metrics.
+    plain.compiled, plain.optimizer = False, None
+    return plain
+
+
+def _sizes(path, arrays):
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    shapes = dense_shapes(arrays)
+    dense = sum(math.prod(shape) * itemsize for shape, itemsize in shapes)
+    compact, gzipped = io.BytesIO(), None
+    write_compact(compact, arrays)
+    if dense <= GZIP_MOST:
+        gzipped = io.BytesIO()
+        with gzip.GzipFile(fileobj=gzipped, mode="wb", compresslevel=6) as file:
+            for array in dense_arrays(arrays):
+                file.write(array.tobytes())
+    return ExportSizes(
+        path=path,
+        written=sum(file.stat().st_size for file in files if file.is_file()),
+        dense=dense,
+        gzip=None if gzipped is None else gzipped.tell(),
+        compact=compact.tell(),
+    )
