@@ -47,6 +47,7 @@ benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
 	$(VENV)/bin/python benchmarks/radix.py
 	$(VENV)/bin/python benchmarks/sparse.py
+	$(VENV)/bin/python benchmarks/sparse_conv.py
 	$(VENV)/bin/python benchmarks/training_loop.py
 	$(VENV)/bin/python benchmarks/sweep_memory.py
 

@@ -17,6 +17,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,6 +36,11 @@ DENSITIES = (0.2, 0.1, 0.05, 0.01, 0.005)
 OURS = "SparseDense"
 KERAS = ("Dense", "masked", "CSR", OURS)
 OTHERS = ("torch CSR", "sparseprop")  # in another process
+NAMES = {
+    OURS: "SparseDense (ours)",
+    "CSR": "TensorFlow CSR",
+    "torch CSR": "PyTorch CSR",
+}
 CSR_MOST = 2**29  # nonzeros times batch: its gradient gathers two such tensors
 FIT_STEPS = 5
 
@@ -158,18 +164,26 @@ def product_row(flags, torch, pattern, batch, density):
     return found
 
 
-def break_even(densities, ours, dense):
-    """The density at which ours takes as long as dense, or None if it never does.
+def break_even(rows, variant):
+    """Where a variant takes as long as Dense does, by straight lines between rows.
 
-    Times of ours are joined by straight lines, and go on beyond the densest.
+    The density of the pattern is nothing to Dense, so its median over the rows counts.
+
+    Returns:
+        The density as text, and the point (percent, ms), None if it is beyond the rows.
     """
-    order = np.argsort(densities)
-    x, gain = np.array(densities)[order], (np.array(dense) - np.array(ours))[order]
-    for i in range(1, len(x)):
-        last = i == len(x) - 1
-        if gain[i - 1] > 0 and (gain[i] <= 0 or last) and gain[i] < gain[i - 1]:
-            return x[i - 1] + gain[i - 1] / (gain[i - 1] - gain[i]) * (x[i] - x[i - 1])
-    return None
+    rows = sorted(rows, key=lambda row: float(row["density"].rstrip("%")))
+    density = [float(row["density"].rstrip("%")) for row in rows]
+    dense = np.median([row["both, Dense"] for row in rows])
+    gain = [dense - row[f"both, {variant}"] for row in rows]
+    if gain[0] <= 0:
+        return f"<{density[0]:g}%", None
+    for i in range(1, len(rows)):
+        if gain[i] <= 0:
+            part = gain[i - 1] / (gain[i - 1] - gain[i])
+            found = density[i - 1] + part * (density[i] - density[i - 1])
+            return f"{found:.2g}%", (found, dense)
+    return f">{density[-1]:g}%", None
 
 
 def plot(rows, path):
@@ -183,7 +197,7 @@ def plot(rows, path):
     figure, axes = plt.subplots(
         len(batches),
         len(widths),
-        figsize=(4 * len(widths), 3 * len(batches)),
+        figsize=(4.2 * len(widths), 3.2 * len(batches)),
         squeeze=False,
         sharex=True,
     )
@@ -214,15 +228,22 @@ def plot(rows, path):
                     linestyle=line,
                     marker=marker,
                     markersize=4,
-                    label="TensorFlow CSR" if variant == "CSR" else variant,
+                    label=NAMES.get(variant, variant),
                 )
-        dense = [r["both, Dense"] for r in here]
-        found = break_even(density, [r[f"both, {OURS}"] for r in here], dense)
-        title = f"{width} wide, batch {batch}"
-        if found:
-            beyond = "about " if found > max(density) else ""
-            title += f"\nbreak-even at {beyond}{found:.2g}%"
-        axis.set_title(title, fontsize=9)
+        found = {}
+        for variant in (OURS, "sparseprop", "torch CSR", "CSR"):
+            rows_of = [r for r in here if f"both, {variant}" in r]
+            if rows_of:
+                text, point = break_even(rows_of, variant)
+                found[NAMES.get(variant, variant)] = text
+                if point is not None:
+                    color = styles[variant][0]
+                    axis.plot(
+                        *point, "*", color=color, markeredgecolor="black", markersize=11
+                    )
+        lines = [f"{width} wide, batch {batch}. Break-even:"]
+        lines += textwrap.wrap(", ".join(f"{k} {v}" for k, v in found.items()), 55)
+        axis.set_title("\n".join(lines), fontsize=8)
         axis.set(xscale="log", yscale="log")
         axis.set_xticks(density, [f"{d:g}" for d in density])
         axis.minorticks_off()
@@ -235,7 +256,7 @@ def plot(rows, path):
     for axis in axes.flat:
         handles.update(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
-        handles.values(), handles.keys(), loc="lower center", ncol=6, fontsize=9
+        handles.values(), handles.keys(), loc="lower center", ncol=7, fontsize=9
     )
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=110)
@@ -336,8 +357,13 @@ def main():
     add("--variants", nargs="+", default=everything, choices=everything)
     add("--torch_python", help="Python with PyTorch, and sparseprop if it is there")
     add("--output", type=pathlib.Path, default="results/sparse.json")
+    add("--plot", type=pathlib.Path, help="draw again what is in this JSON, and stop")
     add("--memory_of", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.plot:
+        rows = json.loads(flags.plot.read_text())["products"]
+        plot(rows, flags.plot.with_suffix(".png"))
+        return
     if flags.memory_of:
         print_peak(*flags.memory_of.split(","))
         return
