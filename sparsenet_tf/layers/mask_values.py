@@ -48,7 +48,8 @@ def to_numpy(variable):
     array([1., 2.], dtype=float32)
     """
     # `convert_to_numpy` copies twice and looks up protocols: 0.4 ms more for 784x300.
-    if keras.backend.backend() == "tensorflow" and variable.dtype == "float32":
+    # Nor does it know the variables of a `tf.distribute` strategy.
+    if keras.backend.backend() == "tensorflow" and variable.dtype != "bfloat16":
         return variable.value.numpy()
     return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
 

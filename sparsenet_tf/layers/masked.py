@@ -201,23 +201,37 @@ class Masked(keras.layers.Wrapper):
         config["layer"].pop("build_config", None)
         if self.exclude:
             config["exclude"] = list(self.exclude)
-        masks = list(self.masks.values())
-        if not all(mask.all() for mask in masks):
+        masks = list(self.masks.values()) if self.built else self._given_masks
+        if isinstance(masks, dict):  # not built yet
+            config["mask"] = (
+                encode_mask(masks[None])
+                if None in masks
+                else {name: encode_mask(as_mask(mask)) for name, mask in masks.items()}
+            )
+        elif masks and not all(m is None or np.all(m) for m in masks):
             # By order, since sublayers may be named anew when the layer is remade.
-            config["mask"] = [None if m.all() else encode_mask(m) for m in masks]
+            config["mask"] = [
+                None if m is None or np.all(m) else encode_mask(as_mask(m))
+                for m in masks
+            ]
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Rebuild the wrapper and its layer from `get_config`."""
         config = dict(config)
-        if isinstance(config.get("mask"), list):
-            config["mask"] = [m and decode_mask(m) for m in config["mask"]]
+        mask = config.get("mask")
+        if isinstance(mask, list):
+            config["mask"] = [m and decode_mask(m) for m in mask]
+        elif isinstance(mask, dict) and "bits" in mask:
+            config["mask"] = decode_mask(mask)
+        elif isinstance(mask, dict):
+            config["mask"] = {name: decode_mask(m) for name, m in mask.items()}
         return super().from_config(config, custom_objects=custom_objects)
 
     def get_build_config(self):
         """What the layer needs to build itself; None if only a call can build it."""
-        if getattr(type(self.layer).build, "_is_default", False):
+        if not self.built or getattr(type(self.layer).build, "_is_default", False):
             return None
         return {"layer": self.layer.get_build_config()}
 

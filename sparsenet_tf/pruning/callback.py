@@ -3,9 +3,9 @@
 import warnings
 
 import keras
-from keras import ops
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked_kernel import to_numpy
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.pruning.one_shot import (
@@ -18,6 +18,7 @@ from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.slots import clear_slots
 
 
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
 class PruningCallback(keras.callbacks.Callback):
     """Prunes a sparsified model on schedule while `model.fit` trains it.
 
@@ -76,12 +77,13 @@ class PruningCallback(keras.callbacks.Callback):
             raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
         self.criterion = criterion
         self.scope = scope
-        self.exclude = exclude
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self._kernels = {}
         self._updated_at = None
         self._read_step, self._steps_since = 0, 0
         self._last_batch = -1
         self._sparsity = 0.0
+        self._has_begun = False
 
     @property
     def sparsity(self):
@@ -99,10 +101,16 @@ class PruningCallback(keras.callbacks.Callback):
             masked.set_mask(masked.mask_value(), guard=False)
         lower_guards(self.model, self._kernels.values())
         self._prune_if_due()
+        self._has_begun = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Batches are counted from 0 in each epoch."""
         self._last_batch = -1
+        # When training began, a callback after this one, such as `BackupAndRestore`,
+        # may have gone back to an earlier training.
+        if self._has_begun and self._step() != self._read_step:
+            self.on_train_begin()
+        self._has_begun = False
 
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
@@ -133,10 +141,27 @@ class PruningCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    def get_config(self):
+        """The arguments."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "criterion": keras.saving.serialize_keras_object(self.criterion),
+            "scope": self.scope,
+            "exclude": self.exclude,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The callback of `get_config`; it has yet to train."""
+        config = dict(config)
+        for name in ("schedule", "criterion"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
     def _step(self):
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return int(ops.convert_to_tensor(optimizer.iterations))
+        return int(to_numpy(optimizer.iterations))
 
     def _prune_if_due(self):
         self._read_step, self._steps_since = self._step(), 0
