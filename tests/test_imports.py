@@ -21,6 +21,7 @@ ORDER = (
     "layers",
     "pruning",
     "transform",
+    "visualization",
     "training",
     "interop",
     "",
