@@ -36,6 +36,7 @@ ONLY_IN = {
         "transform/export.py",
         "training/fused_update.py",
         "training/loop.py",
+        "training/sparsity_logger.py",
         "interop/",
         "experiments/data.py",
         "experiments/release.py",
