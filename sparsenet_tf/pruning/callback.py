@@ -32,7 +32,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     It adds `sparsity`, the share of masked weights in the kernels that it prunes, to
     the logs of batches and epochs, for progress bars, `History` and TensorBoard. List
-    it before callbacks that read it.
+    it before callbacks that read it. What each update left of each kernel is in
+    `updates`, which `stf.plot_sparsity` draws.
 
     Args:
         schedule: a `PolynomialDecay` or `ConstantSparsity`, of this package or of
@@ -42,6 +43,10 @@ class PruningCallback(keras.callbacks.Callback):
         scope: "layer" for the schedule's share of each kernel, "global" to rank the
             weights of all kernels together.
         exclude: layer name or names that stay as they are.
+
+    Attributes:
+        updates: dict `{step: {path: sparsity}}`: at which optimizer steps masks were
+            updated, and the share of each kernel that was masked then.
 
     Raises:
         TypeError: `schedule` is no schedule.
@@ -78,6 +83,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.criterion = criterion
         self.scope = scope
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.updates = {}
         self._kernels = {}
         self._updated_at = None
         self._read_step, self._steps_since = 0, 0
@@ -96,9 +102,13 @@ class PruningCallback(keras.callbacks.Callback):
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
         self._own_steps = not trains_as_keras(self.model)
-        self._sparsity = sparsity_of(self._kernels)
-        for masked in self._kernels.values():  # whatever was assigned to them since
-            masked.set_mask(masked.mask_value(), guard=False)
+        masks = {path: masked.mask_value() for path, masked in self._kernels.items()}
+        self._sparsity = sparsity_of(masks.values())
+        for path, mask in masks.items():  # whatever was assigned to them since
+            self._kernels[path].set_mask(mask, guard=False)
+        # A model that starts again, or from an earlier checkpoint, has no such past.
+        step = self._step()
+        self.updates = {s: seen for s, seen in self.updates.items() if s < step}
         lower_guards(self.model, self._kernels.values())
         self._prune_if_due()
         self._has_begun = True
@@ -168,8 +178,10 @@ class PruningCallback(keras.callbacks.Callback):
         due = self.schedule.last_update(self._read_step)
         if due is None or due == self._updated_at:
             return
-        self._sparsity = prune_kernels(
+        masks = prune_kernels(
             self._kernels, self.schedule(due), self.criterion, self.scope
         )
+        self._sparsity = sparsity_of(masks.values())
+        self.updates[self._read_step] = {p: sparsity_of([m]) for p, m in masks.items()}
         clear_slots(self.model.optimizer, self._kernels.values())
         self._updated_at = due

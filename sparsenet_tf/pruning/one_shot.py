@@ -84,7 +84,7 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
     The caller then clears the optimizer's slots or raises the guards.
 
     Returns:
-        Share of zeros in all these masks together.
+        `{path: mask}`, the new masks as boolean arrays.
 
     Raises:
         ValueError: a kernel or its scores have NaN or infinity, or another shape.
@@ -125,7 +125,7 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
             "layer any more. Exclude it, prune less, or use scope='layer'.",
             stacklevel=2,
         )
-    return _share_of_zeros(new_masks)
+    return dict(zip(kernels, new_masks, strict=True))
 
 
 def prunable_kernels(model, exclude=()):
@@ -147,12 +147,8 @@ def prunable_kernels(model, exclude=()):
     return kept
 
 
-def sparsity_of(kernels):
-    """Share of zeros in the masks of `{path: MaskedKernel}`, 0.0 when all are kept."""
-    return _share_of_zeros([masked.mask_value() for masked in kernels.values()])
-
-
-def _share_of_zeros(masks):
+def sparsity_of(masks):
+    """Share of zeros in these boolean arrays together, 0.0 when all is kept."""
     kept = sum(int(np.count_nonzero(mask)) for mask in masks)
     return 1.0 - kept / sum(mask.size for mask in masks)
 
