@@ -45,6 +45,8 @@ def instances():
         ConstantSparsity(0.5, 3, end_step=90, frequency=11),
         PruningCallback(schedule, scope="global", exclude="logits"),
         PruningCallback(ConstantSparsity(0.5, 3), criterion=signed),
+        stf.SparsityLogger("logs"),
+        stf.SparsityLogger("logs", 7, PruningCallback(schedule), image_size=0),
     ]
 
 

@@ -12,6 +12,7 @@ from sparsenet_tf.transform.summary import summary
 from sparsenet_tf.visualization.mask_image import mask_images
 
 
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
 class SparsityLogger(keras.callbacks.Callback):
     """Writes sparsity, dead units and pictures of masks where TensorBoard finds them.
 
@@ -131,6 +132,21 @@ class SparsityLogger(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         return int(ops.convert_to_tensor(optimizer.iterations))
+
+    def get_config(self):
+        """The arguments."""
+        return {
+            "log_dir": self.log_dir,
+            "update_freq": self.update_freq,
+            "pruning": keras.saving.serialize_keras_object(self.pruning),
+            "image_size": self.image_size,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The callback of `get_config`, with a `PruningCallback` of its own."""
+        pruning = keras.saving.deserialize_keras_object(config["pruning"])
+        return cls(**{**config, "pruning": pruning})
 
     def _write(self, table=None):
         tf = _import_tensorflow()
