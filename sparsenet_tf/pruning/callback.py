@@ -9,6 +9,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.pruning.one_shot import (
+    check_criterion,
     check_scope,
     prunable_kernels,
     prune_kernels,
@@ -43,7 +44,7 @@ class PruningCallback(keras.callbacks.Callback):
         exclude: layer name or names that stay as they are.
 
     Raises:
-        TypeError: `schedule` is no schedule.
+        TypeError: `schedule` is no schedule, or `criterion` not callable.
         ValueError: `scope` is unknown; when training begins, the model has no masked
             kernels or `exclude` names a layer that it does not have; at an update,
             weights are NaN or infinite.
@@ -72,8 +73,7 @@ class PruningCallback(keras.callbacks.Callback):
         super().__init__()
         self.schedule = as_schedule(schedule)
         check_scope(scope)
-        if not callable(criterion):
-            raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
+        check_criterion(criterion)
         self.criterion = criterion
         self.scope = scope
         self.exclude = exclude
