@@ -22,8 +22,8 @@ def get_masks(model):
     Returns:
         Dict from paths to masks, in the model's order. A path is the kernel's place
         below the model, by layer names, such as "dense/kernel" or
-        "encoder/query/kernel", the same in the plain and the sparsified model. A mask is a boolean NumPy
-        array of the kernel's shape, True where the weight is kept.
+        "encoder/query/kernel", the same in the plain and the sparsified model. A mask
+        is a boolean NumPy array of the kernel's shape, True where the weight is kept.
 
     Raises:
         TypeError: `model` is no Keras model.
