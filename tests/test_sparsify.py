@@ -196,6 +196,27 @@ def test_given_masks():
     assert stf.get_masks(sparse)["out/kernel"].all()
 
 
+class Gate(L.Layer):
+    """Says itself which of its weights are kernels, once it has them."""
+
+    def build(self, input_shape):
+        self.mix = self.add_weight(shape=(input_shape[-1], 2), name="mix")
+        self.table = self.add_weight(shape=(2, 2), name="table")
+
+    def call(self, x):
+        return keras.ops.matmul(keras.ops.matmul(x, self.mix), self.table)
+
+    def get_prunable_weights(self):
+        return [self.mix]
+
+
+def test_own_layer_that_names_its_kernels_is_not_asked_before_it_is_built():
+    for inputs in ([keras.Input((4,))], []):
+        model = stf.sparsify(keras.Sequential([*inputs, Gate(name="gate")]))
+        model(np.ones((1, 4)))
+        assert list(stf.get_masks(model)) == ["gate/mix"]
+
+
 def test_frozen_layers_stay_frozen():
     model = _sequential()
     model.get_layer("hidden").trainable = False

@@ -9,6 +9,7 @@ from sparsenet_tf.layers.masked_kernel import to_numpy
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.pruning.one_shot import (
+    check_criterion,
     check_scope,
     prunable_kernels,
     prune_kernels,
@@ -49,7 +50,7 @@ class PruningCallback(keras.callbacks.Callback):
             updated, and the share of each kernel that was masked then.
 
     Raises:
-        TypeError: `schedule` is no schedule.
+        TypeError: `schedule` is no schedule, or `criterion` not callable.
         ValueError: `scope` is unknown; when training begins, the model has no masked
             kernels or `exclude` names a layer that it does not have; at an update,
             weights are NaN or infinite.
@@ -78,8 +79,7 @@ class PruningCallback(keras.callbacks.Callback):
         super().__init__()
         self.schedule = as_schedule(schedule)
         check_scope(scope)
-        if not callable(criterion):
-            raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
+        check_criterion(criterion)
         self.criterion = criterion
         self.scope = scope
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)

@@ -40,7 +40,7 @@ def prune_one_shot(
         The sparsified model; `model` itself if that was sparsified.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or `criterion` not callable.
         ValueError: `sparsity`, `scope` or `exclude` is wrong, the model is not built
             or has no kernels, or a kernel or its scores have NaN or infinity. Nothing
             is changed then.
@@ -56,6 +56,7 @@ def prune_one_shot(
     tree.check_model(model)
     sparsity = check_sparsity(sparsity)
     check_scope(scope)
+    check_criterion(criterion)
     exclude = tree.check_names(model, exclude, "exclude")
     paths = tree.kernels(model)
     if not paths:
@@ -157,6 +158,12 @@ def check_scope(scope):
     """Raise a ValueError unless `scope` is "layer" or "global"."""
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}. Received: {scope!r}")
+
+
+def check_criterion(criterion):
+    """Raise a TypeError unless `criterion` is callable."""
+    if not callable(criterion):
+        raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
 
 
 def _finite_values(path, kernel):

@@ -63,13 +63,13 @@ def export(model, path, format=None, print_fn=print, **options):
     Masks and sparse layers are gone from what is written, as after `strip`: nothing of
     this package is needed to run it. The model itself is left as it is.
 
-    | `format` | what is written |
-    |---|---|
-    | "saved_model" | TensorFlow's SavedModel, a folder; "tf_saved_model" too |
-    | "keras" | a `.keras` file for `keras.models.load_model`, not compiled |
-    | "tflite" | a `.tflite` file, by TensorFlow's converter; "litert" too |
-    | "onnx" | a `.onnx` file, by Keras, which needs the packages onnx and tf2onnx |
-    | "npz" | a compact file of nonzeros, for `stf.transform.load_compact` |
+    By `format`, what is written is
+
+    - "saved_model": TensorFlow's SavedModel, a folder; "tf_saved_model" too;
+    - "keras": a `.keras` file for `keras.models.load_model`, not compiled;
+    - "tflite": a `.tflite` file, by TensorFlow's converter; "litert" too;
+    - "onnx": a `.onnx` file, by Keras, which needs the packages onnx and tf2onnx;
+    - "npz": a compact file of nonzeros, for `stf.transform.load_compact`.
 
     Args:
         model: a built `keras.Model`. A subclassed one must be plain already, since
