@@ -228,6 +228,21 @@ def test_frozen_layers_stay_frozen():
     ]
 
 
+def test_operations_between_layers():
+    # Keras makes one of the timestep mask too, between `embedding` and `lstm`.
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Embedding(9, 4, mask_zero=True, name="embedding")(inputs)
+    x = L.LSTM(3, name="lstm")(2 * x) + L.LSTM(3, name="other")(x)
+    model = keras.Model(inputs, keras.ops.softmax(x, axis=0))
+    sparse = stf.sparsify(model)
+    assert len(stf.get_masks(sparse)) == 5
+    tokens = np.arange(10).reshape(2, 5) % 4
+    np.testing.assert_array_equal(sparse(tokens), model(tokens))
+    pruned = stf.pruning.prune_one_shot(sparse, 0.5)
+    plain = stf.strip(pruned)
+    np.testing.assert_array_equal(plain(tokens), pruned(tokens))
+
+
 def test_own_train_step_survives():
     @keras.saving.register_keras_serializable(package="test_sparsify")
     class Counts(keras.Model):

@@ -108,6 +108,8 @@ def _copy(model, replace, clone, prefix, cache):
     paths = {id(layer): prefix + path for path, layer in tree.walk(model)}
 
     def make(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # an operation, such as the sum of two tensors: no weights
         if id(layer) not in cache:
             path = paths[id(layer)]
             if is_copyable(layer):
