@@ -78,7 +78,7 @@ class SparseProduct:
 
     def _dense(self, x, values):
         shape = self.pattern.input_size, self.pattern.output_size
-        return ops.matmul(x, ops.scatter(self._dense_indices, values, shape))
+        return ops.matmul(x, write_out(self._dense_indices, values, shape))
 
     @functools.cached_property
     def _native_indices(self):
@@ -96,6 +96,15 @@ class SparseProduct:
         if keras.backend.backend() == "tensorflow":
             return constants(edges)[0]
         return edges
+
+
+def write_out(indices, values, shape):
+    """The dense matrix that has `values` at `indices` and zeros elsewhere."""
+    if keras.backend.backend() == "torch":
+        # There Keras' `scatter` takes a step for each value.
+        zeros = ops.zeros(shape, keras.backend.standardize_dtype(values.dtype))
+        return ops.scatter_update(zeros, indices, values)
+    return ops.scatter(indices, values, shape)
 
 
 def choose(pattern, batch, dtype):
@@ -155,6 +164,12 @@ def require_native(dtype):
             f"{keras.backend.standardize_dtype(dtype)}, backend "
             f"{keras.backend.backend()}"
         )
+
+
+def supports_jit(implementation):
+    """Whether XLA can compile whatever the implementation comes to here."""
+    chooses_dense = keras.backend.backend() != "tensorflow"
+    return implementation == "dense" or (implementation == "auto" and chooses_dense)
 
 
 def native_pays(pattern, batch):

@@ -110,7 +110,7 @@ class SparseConvProduct:
 
     def _dense(self, x, values):
         shape = self.pattern.input_size, self.pattern.output_size
-        kernel = ops.scatter(self._dense_indices, values, shape)
+        kernel = sparse.write_out(self._dense_indices, values, shape)
         return ops.conv(
             x,
             ops.reshape(kernel, (*self.kernel_size, self.channels, shape[1])),

@@ -154,8 +154,11 @@ class Masked(keras.layers.Wrapper):
             return self.layer(*args, **kwargs)
 
     def __getattr__(self, name):
-        if name.startswith("_") or name == "layer":
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        try:
+            return super().__getattr__(name)  # where PyTorch keeps layers
+        except AttributeError:
+            if name.startswith("_") or name == "layer":
+                raise
         return getattr(self.layer, name)
 
     @property

@@ -31,6 +31,7 @@ class MaskedKernel:
         update_masks: whether the optimizer's update masks the gradient in what is
             traced now, and so nothing else need.
         unguarded: models whose training function may have been traced without guard.
+        mask_seen: the mask's value in the latest forward pass, if that was stateless.
     """
 
     kernel: keras.Variable
@@ -40,6 +41,7 @@ class MaskedKernel:
     use_native: bool = False
     update_masks: bool = False
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
+    mask_seen: object = None
 
     def constrain(self, values=None):
         """Zero the kernel outside `values` and keep its masked weights from moving."""
@@ -101,11 +103,29 @@ class MaskedKernel:
         if guard:
             self.raise_guard(retrace=True)
 
+    def kept(self, value):
+        """A value of the kernel, zero where it is masked, in the optimizer's step too.
+
+        With JAX that step is stateless and is given the trainable variables alone. The
+        mask is then what the forward pass of the same step saw.
+        """
+        scope, mask = get_stateless_scope(), None
+        if scope is not None:
+            mask = scope.get_current_value(self.mask)
+            if mask is None and _trace(self.mask_seen) is _trace(value):
+                mask = self.mask_seen
+        if mask is None:
+            if self.mask._value is None:  # in a step that did not call the layer
+                return value
+            mask = self.mask.value
+        return ops.where(ops.cast(mask, "bool"), value, ops.zeros_like(value))
+
     def gradient_masked(self):
         """Context in which the kernel reads as usual and its gradient is masked."""
         if self.update_masks:
             return contextlib.nullcontext()
         mask = ops.convert_to_tensor(_current_value(self.mask))
+        self.mask_seen = None if get_stateless_scope() is None else mask
         value = ops.convert_to_tensor(_current_value(self.kernel))
         value = masked_identity(value, mask, self.rows_looked_up, self.use_native)
         return _reads_as(self.kernel, value)
@@ -143,6 +163,11 @@ def _current_value(variable):
     return variable._value
 
 
+def _trace(value):
+    """What JAX is tracing where the value is from; None outside, or without JAX."""
+    return getattr(value, "_trace", None)
+
+
 class ZeroMasked(keras.constraints.Constraint):
     """The kernel's own constraint, then zero where the mask is."""
 
@@ -154,8 +179,7 @@ class ZeroMasked(keras.constraints.Constraint):
         value = ops.convert_to_tensor(w)
         if self.masked.own_constraint is not None:
             value = self.masked.own_constraint(value)
-        keep = ops.cast(self.masked.mask.value, "bool")
-        return ops.where(keep, value, ops.zeros_like(value))
+        return self.masked.kept(value)
 
 
 class RegularizeKept(keras.regularizers.Regularizer):
@@ -167,8 +191,7 @@ class RegularizeKept(keras.regularizers.Regularizer):
     def __call__(self, x):
         """Penalize the kept weights."""
         # Selected: a regularizer may have no finite gradient at an empty row.
-        keep = ops.cast(self.masked.mask.value, "bool")
-        return self.regularizer(ops.where(keep, x, ops.zeros_like(x)))
+        return self.regularizer(self.masked.kept(ops.convert_to_tensor(x)))
 
 
 def is_flat_at_zero(regularizer):
@@ -188,7 +211,7 @@ def zero_initially(kernel, values):
             values, initializer(shape, dtype=dtype), ops.zeros(shape, dtype)
         )
     else:
-        kernel.assign(ops.where(values, kernel, 0))
+        kernel.assign(ops.where(values, ops.convert_to_tensor(kernel), 0))
 
 
 def constant(values):

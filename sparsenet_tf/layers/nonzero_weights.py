@@ -175,5 +175,6 @@ def built_like(new, source, input_shape, kernel):
     """Return layer `new`, built, with `kernel` and the bias of `source`."""
     if not new.built:
         new.build(input_shape)
-    new.set_weights([kernel, *([source.bias] if source.use_bias else [])])
+    # A copy, since with JAX both would have one array.
+    new.set_weights([kernel, *([ops.copy(source.bias)] if source.use_bias else [])])
     return new

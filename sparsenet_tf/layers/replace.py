@@ -1,6 +1,7 @@
 """Replace layers of a model: a copy where Keras can copy, in place where it cannot."""
 
 import keras
+from keras import ops
 from keras.src.models import Functional
 
 from sparsenet_tf.layers import tree
@@ -79,7 +80,8 @@ def copy_weights(source, target):
             "all its layers rebuild themselves from `get_config`?"
         )
     for value, variable in zip(values, new, strict=True):
-        variable.assign(value)
+        # With JAX both would have one array, which is gone once either is trained.
+        variable.assign(ops.copy(value))
 
 
 def sparse_kernels(model):
@@ -159,8 +161,10 @@ def _replace_in_place(model, replace, clone, prefix):
     model._tracker.unlock()
     # Keras keeps the layers in the order of first use: masks must not change it.
     order = [new_layers.get(id(layer), layer) for layer in model._layers]
-    for name, value in list(vars(model).items()):
-        if name != "_layers":
+    # With PyTorch, models keep the layers that are attributes in `_modules`.
+    attributes = {**vars(model), **vars(model).get("_modules", {})}
+    for name, value in attributes.items():
+        if name not in ("_layers", "_modules"):
             exchanged = _exchange(value, new_layers)
             if exchanged is not value:
                 setattr(model, name, exchanged)

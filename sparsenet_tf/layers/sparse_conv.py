@@ -93,7 +93,7 @@ class SparseConv2D(NonzeroConv2D):
         )
         self.implementation = sparse_conv.check_implementation(implementation)
         # Keras asks before it lets XLA compile a model.
-        self.supports_jit = implementation == "dense"
+        self.supports_jit = sparse.supports_jit(implementation)
 
     @classmethod
     def from_dense(cls, layer, mask=None, **settings):

@@ -88,7 +88,7 @@ class SparseDense(NonzeroDense):
         )
         self.implementation = sparse.check_implementation(implementation)
         # Keras asks before it lets XLA compile a model.
-        self.supports_jit = implementation == "dense"
+        self.supports_jit = sparse.supports_jit(implementation)
         self._product = sparse.SparseProduct(self.pattern)
 
     @classmethod

@@ -1,5 +1,7 @@
 """Training loops."""
 
+import keras
+
 from sparsenet_tf.training.retrain import retrain_from_scratch as retrain_from_scratch
 from sparsenet_tf.training.sparsity_logger import SparsityLogger as SparsityLogger
 
@@ -7,6 +9,12 @@ from sparsenet_tf.training.sparsity_logger import SparsityLogger as SparsityLogg
 def __getattr__(name):
     # Only now, because it imports TensorFlow, which other backends have no need of.
     if name == "fit":
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise RuntimeError(
+                "`stf.training.fit` needs the TensorFlow backend. Received: backend "
+                f"{backend!r}, for which there is `model.fit`"
+            )
         from sparsenet_tf.training.loop import fit
 
         return fit
