@@ -252,7 +252,8 @@ def test_sparse_rebuilds_keep_masks_of_other_layers():
             L.Dense(4),
         ]
     )
-    masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.5))
+    sparse = stf.sparsify(model, depthwise=True)
+    masks = stf.get_masks(stf.pruning.prune_one_shot(sparse, 0.5))
     model.compile("sgd", "mse")
     x, y = np.ones((4, 8, 8, 2), "float32"), np.ones((4, 4), "float32")
     [history] = stf.retrain_from_scratch(
