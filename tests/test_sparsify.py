@@ -299,3 +299,62 @@ def test_bad_input_changes_nothing():
         stf.sparsify(model, masks=[np.ones((4, 6))])
     with pytest.raises(ValueError, match="`model` must not be sparsified already"):
         stf.sparsify(stf.sparsify(model))
+
+
+def _depthwise(built):
+    layers = [
+        L.DepthwiseConv2D(3, name="depth"),
+        L.SeparableConv2D(4, 3, name="separable"),
+        L.Conv2D(4, 3, groups=4, name="each"),
+        L.Conv2D(4, 3, groups=2, name="grouped"),
+    ]
+    return keras.Sequential([keras.Input((12, 12, 2)), *layers] if built else layers)
+
+
+NOT_DEPTHWISE = ["separable/pointwise_kernel", "grouped/kernel"]
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_depthwise_kernels_are_left_alone_if_asked_for(built, tmp_path):
+    model = stf.sparsify(_depthwise(built), depthwise=False)
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 2)).astype("float32")
+    wanted = model(x)
+    assert list(stf.get_masks(model)) == NOT_DEPTHWISE
+    if built:  # Otherwise nobody knows yet what the layers have.
+        for name, kind in [("depth", L.DepthwiseConv2D), ("each", L.Conv2D)]:
+            assert type(model.get_layer(name)) is kind
+    stf.pruning.prune_one_shot(model, 0.5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert list(stf.get_masks(loaded)) == NOT_DEPTHWISE
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert not np.array_equal(wanted, model(x))
+    masks = stf.get_masks(loaded)
+    rebuilt = stf.get_masks(stf.rebuild(loaded, masks, 0))
+    for path in NOT_DEPTHWISE:
+        np.testing.assert_array_equal(rebuilt[path], masks[path])
+
+
+def test_depthwise_kernels_are_masked_by_default_and_if_named():
+    model = _depthwise(True)
+    paths = list(stf.get_masks(stf.sparsify(model)))
+    assert paths == [
+        "depth/kernel",
+        "separable/depthwise_kernel",
+        "separable/pointwise_kernel",
+        "each/kernel",
+        "grouped/kernel",
+    ]
+    mask = np.zeros(model.get_layer("each").kernel.shape, bool)
+    mask[0] = True
+    named = stf.get_masks(
+        stf.sparsify(model, masks={"each/kernel": mask}, depthwise=False)
+    )
+    assert set(named) == {*NOT_DEPTHWISE, "each/kernel"}
+    np.testing.assert_array_equal(named["each/kernel"], mask)
+    # Those of a layer are told apart.
+    mask = np.eye(9, dtype=bool)[:, :2].reshape(3, 3, 2, 1)
+    named = stf.get_masks(
+        stf.sparsify(model, masks={"separable/depthwise_kernel": mask}, depthwise=False)
+    )
+    assert set(named) == {*NOT_DEPTHWISE, "separable/depthwise_kernel"}

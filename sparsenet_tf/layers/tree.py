@@ -81,6 +81,29 @@ def own_kernels(layer):
     ]
 
 
+def is_depthwise(layer, kernel):
+    """Whether each output channel of a kernel sees one input channel alone.
+
+    So it is in DepthwiseConv layers, in the first half of SeparableConv ones, and in
+    convolutions of as many groups as channels.
+
+    Args:
+        layer: the layer that holds the kernel.
+        kernel: its variable.
+
+    Example:
+    >>> layer = keras.layers.SeparableConv2D(8, 3)
+    >>> layer.build((None, 9, 9, 4))
+    >>> is_depthwise(layer, layer.depthwise_kernel)
+    True
+    >>> is_depthwise(layer, layer.pointwise_kernel)
+    False
+    """
+    if hasattr(layer, "depth_multiplier"):
+        return kernel.name != "pointwise_kernel"
+    return getattr(layer, "groups", 1) > 1 and kernel.shape[-2] == 1
+
+
 def might_have_kernels(layer):
     """Whether `layer` has kernels, or, when it is not built yet, could get some.
 

@@ -15,7 +15,7 @@ from sparsenet_tf.transform.compact import (
     dense_shapes,
     write_compact,
 )
-from sparsenet_tf.transform.strip import strip
+from sparsenet_tf.transform.strip import plain_copy
 from sparsenet_tf.transform.whole_files import made_beside
 
 # What a path ends in, and what Keras calls the format.
@@ -160,10 +160,8 @@ def _check_format(format, path):
 def _plain(model):
     if not is_copyable(model):
         return model
-    plain = strip(model)
     # Who loads it need not have its loss and metrics.
-    plain.compiled, plain.optimizer = False, None
-    return plain
+    return plain_copy(model, compiled=False)
 
 
 def _sizes(path, arrays):
