@@ -70,7 +70,8 @@ def own_kernels(layer):
     if is_masked(layer) or isinstance(layer, keras.Model) or is_sparse(layer):
         return []
     if hasattr(layer, "get_prunable_weights"):
-        return list(layer.get_prunable_weights())
+        # The weights that it names may not be there before.
+        return list(layer.get_prunable_weights()) if layer.built else []
     return [
         variable
         for variable in layer._trainable_variables
