@@ -80,7 +80,8 @@ def pruned():
             layer.momentum = 0.5
     for _ in range(3):
         model(images(16), training=True)
-    return model, stf.pruning.prune_one_shot(model, 0.9, exclude="Conv1")
+    masked = stf.sparsify(model, exclude="Conv1", depthwise=False)
+    return model, stf.pruning.prune_one_shot(masked, 0.9)
 
 
 def test_which_layers_are_masked(pruned):

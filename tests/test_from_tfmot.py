@@ -64,7 +64,7 @@ ERRORS = {
     "hard_sigmoid": "layer 'hard' of class LSTM that cannot be made in Keras 3 (Value",
     "time_major": "layer 'major' of class Bidirectional that cannot be made in Keras 3",
     "own function": "layer 'own' of class Dense that cannot be made in Keras 3 (TypeE",
-    "lost timesteps": "layer 'prune_low_magnitude_drops' that loses a timestep mask",
+    "lost timesteps": "layer 'after' that does not get its timestep mask",
     "unbuilt": "Received: 'unbuilt' of class Sequential, which is not built yet",
     "subclassed": "Received: 'subclassed' of class Subclassed, which is subclassed",
 }
@@ -146,9 +146,10 @@ def make_models():
         return prune(tfk.Model(tokens, layers.Dense(3, name="out")(y)))
 
     def masked_text():
-        """Timestep masks that go through layers that are not wrapped."""
+        """Timestep masks, out of a nested model and through layers not wrapped."""
         tokens = tfk.Input((7,), dtype="int32")
-        x = layers.Embedding(20, 6, mask_zero=True)(tokens)
+        embedding = layers.Embedding(20, 6, mask_zero=True)
+        x = tfk.Sequential([tfk.Input((7,), dtype="int32"), embedding])(tokens)
         lstm = layers.LSTM(5, return_sequences=True)
         x = layers.Bidirectional(lstm, merge_mode="sum")(x)
         x = layers.TimeDistributed(layers.Dense(6))(x)
@@ -303,10 +304,9 @@ def find_errors():
 
     def lost_timesteps():
         drops = tfmot.prune_low_magnitude(layers.LSTM(3, return_sequences=True))
-        drops._name = "prune_low_magnitude_drops"
         x = tfk.Input((6,), dtype="int32")
         y = drops(layers.Embedding(5, 4, mask_zero=True)(x))
-        return tfk.Model(x, layers.LSTM(2)(y))
+        return tfk.Model(x, layers.LSTM(2, name="after")(layers.Dense(3)(y)))
 
     def after(shape, layer):
         return tfk.Sequential([tfk.Input(shape), layer])

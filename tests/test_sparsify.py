@@ -243,6 +243,24 @@ def test_operations_between_layers():
     np.testing.assert_array_equal(plain(tokens), pruned(tokens))
 
 
+def test_own_kernels_of_an_unbuilt_layer():
+    class Mixer(L.Layer):
+        def build(self, shape):
+            self.mixing = self.add_weight(shape=(shape[-1], 4), name="mixing")
+            self.table = self.add_weight(shape=(2, 4), name="table")
+
+        def call(self, x):
+            return x @ self.mixing + self.table[0]
+
+        def get_prunable_weights(self):
+            return [self.mixing]
+
+    for layers in ([keras.Input((6,)), Mixer(name="mixer")], [Mixer(name="mixer")]):
+        sparse = stf.sparsify(keras.Sequential(layers))
+        sparse(np.ones((1, 6)))
+        assert list(stf.get_masks(sparse)) == ["mixer/mixing"]
+
+
 def test_own_train_step_survives():
     @keras.saving.register_keras_serializable(package="test_sparsify")
     class Counts(keras.Model):

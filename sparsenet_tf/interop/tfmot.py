@@ -11,7 +11,8 @@ import pathlib
 
 import numpy as np
 
-from sparsenet_tf.interop.keras_2 import Converter, is_keras_2, is_pruned, unwrapped
+from sparsenet_tf.interop.keras_2 import Converter, is_keras_2
+from sparsenet_tf.interop.keras_2_layers import is_pruned, unwrapped
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import Masked
 from sparsenet_tf.layers.replace import replace_layers
