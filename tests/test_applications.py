@@ -177,7 +177,7 @@ def test_layers_that_are_used_twice():
     model = keras.Model([left, right], L.Dense(1, name="same")(joined))
     sparse = stf.pruning.prune_one_shot(model, 0.5)
     masks = stf.get_masks(sparse)
-    assert len(masks) == 35 + 1 + 1  # each once, Conv1 and the new layer
+    assert len(masks) == 35 + 17 + 1 + 1  # each once, depthwise, Conv1, the new layer
     x = images(2)
     before = ops.convert_to_numpy(sparse([x, x[::-1]], training=False))
     for new in (stf.strip(sparse), stf.to_sparse(sparse, layers="all")):
