@@ -50,7 +50,8 @@ def public_names():
         if package not in sys.modules and package != "sparsenet_tf.experiments":
             continue  # a function of the top level
         module = importlib.import_module(package)
-        for name in [*vars(module), *LATE.get(package, ())]:
+        names = getattr(module, "__all__", vars(module))
+        for name in [*names, *LATE.get(package, ())]:
             value = getattr(module, name)
             if not name.startswith("_") and not isinstance(value, types.ModuleType):
                 found[f"{package}.{name}"] = value

@@ -16,7 +16,9 @@ from sparsenet_tf.interop.keras_2_layers import is_pruned, unwrapped
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import Masked
 from sparsenet_tf.layers.replace import replace_layers
-from sparsenet_tf.pruning.schedules import as_schedule as as_schedule
+from sparsenet_tf.pruning.schedules import as_schedule
+
+__all__ = ["as_schedule", "from_tfmot"]
 
 _VARIABLE = "TF_USE_LEGACY_KERAS"
 
