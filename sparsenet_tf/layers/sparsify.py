@@ -22,7 +22,7 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
         exclude: layer name or names (or paths, "encoder/dense") that get no mask.
         depthwise: whether depthwise kernels get masks too: those of DepthwiseConv
             layers, of the first half of SeparableConv ones, and of convolutions of as
-            many groups as channels. In a MobileNet they are one or two percent of the
+            many groups as channels. In a MobileNetV2 they are three percent of the
             weights, and of the nine that a channel has soon none is left, so there
             False is better. One that `masks` names always does.
 
