@@ -23,6 +23,18 @@ def clean_state():
         os.environ["TF_USE_LEGACY_KERAS"] = legacy_keras
 
 
+@pytest.fixture
+def float64():
+    """Gives JAX float64, which it has only where that is asked for."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def doctest_names(doctest_namespace):
     """Gives doctests the names that the documentation uses."""

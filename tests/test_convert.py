@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import assert_allclose, assert_array_equal, values
 
 import sparsenet_tf as stf
 from sparsenet_tf.experiments import load
@@ -61,16 +62,16 @@ def test_a_pruned_lenet_goes_on_as_it_was(optimizer):
     assert [layer.name for layer in new.layers] == [x.name for x in masked.layers]
     x = data.x_test
     predictions = masked.predict(x, verbose=0)
-    np.testing.assert_allclose(new.predict(x, verbose=0), predictions, atol=1e-5)
+    assert_allclose(new.predict(x, verbose=0), predictions, atol=1e-5)
     back = stf.to_dense(new, optimizer_state=True)
     assert kinds(back) == [Masked] * 3
     for path, mask in stf.get_masks(masked).items():
-        np.testing.assert_array_equal(stf.get_masks(back)[path], mask)
-    np.testing.assert_array_equal(back.predict(x, verbose=0), predictions)
+        assert_array_equal(stf.get_masks(back)[path], mask)
+    assert_array_equal(back.predict(x, verbose=0), predictions)
     assert int(new.optimizer.iterations) == int(masked.optimizer.iterations) == 10
     expected = train(masked, data, 100)
-    np.testing.assert_allclose(train(new, data, 100), expected, atol=1e-4)
-    np.testing.assert_allclose(train(back, data, 100), expected, atol=1e-4)
+    assert_allclose(train(new, data, 100), expected, atol=1e-4)
+    assert_allclose(train(back, data, 100), expected, atol=1e-4)
 
 
 def test_the_original_is_left_as_it_was():
@@ -79,7 +80,7 @@ def test_the_original_is_left_as_it_was():
     stf.to_sparse(model, layers="all")
     assert kinds(model) == [Masked] * 3
     for old, now in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(now, old)
+        assert_array_equal(now, old)
 
 
 def test_a_fresh_optimizer_unless_asked_for():
@@ -98,10 +99,10 @@ def test_radix_masks_become_radix_layers():
     new = stf.to_sparse(model, layers="all")
     assert kinds(new) == [RadixDense] * 3  # the last one joins all with all
     x = load("mnist_5k").x_test[:50]
-    np.testing.assert_allclose(new(x), model(x), atol=1e-5)
+    assert_allclose(new(x), model(x), atol=1e-5)
     back = stf.to_dense(new)
     for path, mask in stf.get_masks(model).items():
-        np.testing.assert_array_equal(stf.get_masks(back)[path], mask)
+        assert_array_equal(stf.get_masks(back)[path], mask)
 
 
 def test_to_dense_of_radix_convolutions():
@@ -111,9 +112,9 @@ def test_to_dense_of_radix_convolutions():
     model = keras.Model(inputs, outputs)
     back = stf.to_dense(model)
     [mask] = back.layers[1].masks.values()
-    np.testing.assert_array_equal(mask, np.broadcast_to(topology.mask(), mask.shape))
+    assert_array_equal(mask, np.broadcast_to(topology.mask(), mask.shape))
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 16)).astype("float32")
-    np.testing.assert_allclose(back(x), model(x), rtol=1e-4, atol=1e-5)
+    assert_allclose(back(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_by_their_density():
@@ -180,10 +181,10 @@ def test_a_subclassed_model_is_changed_in_place():
     model = stf.pruning.prune_one_shot(model, 0.6)
     y = np.ones((6, 3), "float32")
     model.fit(x, y, verbose=0)
-    wanted = np.asarray(model(x))
+    wanted = values(model(x))
     new = stf.to_sparse(model, layers="all", optimizer_state=True)
     assert new is model and type(model.first) is SparseDense
-    np.testing.assert_allclose(model(x), wanted, atol=1e-6)
+    assert_allclose(model(x), wanted, atol=1e-6)
     model.fit(x, y, verbose=0)
     stf.to_dense(model, optimizer_state=True)
     assert type(model.first) is Masked and int(model.optimizer.iterations) == 2
@@ -198,7 +199,7 @@ def test_layers_used_twice_and_nested_models():
     model = stf.pruning.prune_one_shot(model, 0.5)
     new = stf.to_sparse(model, layers="all")
     x = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
-    np.testing.assert_allclose(new(x), model(x), atol=1e-5)
+    assert_allclose(new(x), model(x), atol=1e-5)
     assert sum(isinstance(layer, SparseDense) for layer in new.layers) == 1
     assert kinds(new.get_layer("net")) == [SparseDense]
 
@@ -237,12 +238,12 @@ def test_retraining_never_holds_a_dense_kernel():
         max(np.prod(shape, initial=1) for shape in held) == masks["dense1/kernel"].sum()
     )
     for path, mask in stf.get_masks(stf.to_dense(first)).items():
-        np.testing.assert_array_equal(mask, masks[path])
+        assert_array_equal(mask, masks[path])
     assert not np.allclose(first.layers[1].kernel, second.layers[1].kernel)
     assert histories[0].history["loss"][-1] < histories[0].history["loss"][0]
     again = stf.retrain_from_scratch(model, masks, x, y, **{**arguments, "seeds": 0})
     for a, b in zip(first.get_weights(), again[0].model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+        assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -277,4 +278,4 @@ def test_sparse_rebuilds_keep_masks_of_other_layers():
     )
     assert kinds(history.model) == [Masked, SparseConv2D, SparseDense]
     for path, mask in stf.get_masks(stf.to_dense(history.model)).items():
-        np.testing.assert_array_equal(mask, masks[path])
+        assert_array_equal(mask, masks[path])

@@ -5,6 +5,7 @@ import random
 import keras
 import numpy as np
 import pytest
+from backends import assert_allclose, assert_array_equal, several_steps
 from keras import layers
 
 import sparsenet_tf as stf
@@ -277,7 +278,7 @@ def test_nothing_of_the_old_weights_is_used(make):
     other = stf.rebuild(model, masks, seed=1)
     for a, b in zip(all_values(one), all_values(other), strict=True):
         assert np.isfinite(b).all()
-        np.testing.assert_array_equal(a, b)
+        assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("make", [dense, mixed, net])
@@ -288,9 +289,9 @@ def test_masks_hold_in_the_new_model(make):
     got = stf.get_masks(new)
     assert len(got) == len(masks)
     for mask, wanted in zip(got.values(), masks.values(), strict=True):
-        np.testing.assert_array_equal(mask, wanted)
+        assert_array_equal(mask, wanted)
     for kernel, mask in zip(kernels_of(new).values(), masks.values(), strict=True):
-        np.testing.assert_array_equal(kernel != 0, mask)
+        assert_array_equal(kernel != 0, mask)
 
 
 def test_masks_hold_in_training():
@@ -316,7 +317,7 @@ def test_original_is_untouched(make):
     assert new is not model
     assert [(id(layer), type(layer)) for _, layer in tree.walk(model)] == parts
     for old, weight in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(old, values(weight))
+        assert_array_equal(old, values(weight))
     new_ids = {id(weight) for weight in new.weights}
     assert not new_ids & {id(weight) for weight in model.weights}
 
@@ -332,7 +333,7 @@ def test_architecture_is_the_same():
     assert (new.input_shape, new.output_shape) == (model.input_shape, (None, 2))
     new.set_weights(model.get_weights())
     x = np.random.default_rng(0).normal(size=(3, 6, 6, 2)).astype("float32")
-    np.testing.assert_allclose(values(new(x)), values(model(x)), atol=1e-6)
+    assert_allclose(values(new(x)), values(model(x)), atol=1e-6)
 
 
 def test_biases_and_statistics_are_fresh():
@@ -367,7 +368,7 @@ def test_sparsified_subclassed_model():
         kernels_of(plain).values(),
         strict=True,
     ):
-        np.testing.assert_array_equal(got, np.where(mask, full, 0))
+        assert_array_equal(got, np.where(mask, full, 0))
 
 
 def test_rebuilding_a_rebuilt_model():
@@ -395,7 +396,7 @@ def test_mask_chooses_among_the_same_draws():
     masks = pruned_masks(model)
     sparse = kernels_of(stf.rebuild(model, masks, seed=1))
     for path, mask in masks.items():
-        np.testing.assert_array_equal(sparse[path], np.where(mask, full[path], 0))
+        assert_array_equal(sparse[path], np.where(mask, full[path], 0))
 
 
 def test_frozen_layers_stay_frozen():
@@ -467,7 +468,7 @@ def test_masks_of_a_pruned_copy_with_automatic_names(make):
     assert list(masks) == list(tree.kernels(model))
     new = stf.rebuild(model, masks, seed=1)
     for kernel, mask in zip(kernels_of(new).values(), masks.values(), strict=True):
-        np.testing.assert_array_equal(kernel != 0, mask)
+        assert_array_equal(kernel != 0, mask)
 
 
 @pytest.mark.parametrize(
@@ -483,7 +484,7 @@ def test_no_mask_is_lost_where_names_are_automatic(make, use):
     masks = {p: np.eye(*k.shape, dtype=bool) for p, k in tree.kernels(model).items()}
     got = stf.get_masks(use(model, masks)).values()
     for mask, wanted in zip(got, masks.values(), strict=True):
-        np.testing.assert_array_equal(mask, wanted)
+        assert_array_equal(mask, wanted)
 
 
 def test_subclassed_model_inside_a_functional_one():
@@ -494,7 +495,7 @@ def test_subclassed_model_inside_a_functional_one():
     assert all(equal(one, again)) and not any(equal(one, other))
     got = stf.get_masks(one)
     for mask, wanted in zip(got.values(), masks.values(), strict=True):
-        np.testing.assert_array_equal(mask, wanted)
+        assert_array_equal(mask, wanted)
 
 
 # --- Compiled state ------------------------------------------------------------------
@@ -504,17 +505,20 @@ def test_subclassed_model_inside_a_functional_one():
 def test_compiled_as_before_with_a_fresh_optimizer(make):
     model = make()
     model.compile(
-        keras.optimizers.Adam(0.5), "mae", metrics=["mse"], steps_per_execution=3
+        keras.optimizers.Adam(0.5),
+        "mae",
+        metrics=["mse"],
+        steps_per_execution=several_steps(3),
     )
     model.optimizer.learning_rate = 0.0125
     x, y = np.ones((6, 6)), np.ones((6, 3 if make is dense else 5))
     model.fit(x, y, verbose=0)
     new = stf.rebuild(model, {}, seed=1)
     assert new.compiled and new.optimizer is not model.optimizer
-    assert type(new.optimizer) is keras.optimizers.Adam
+    assert isinstance(new.optimizer, keras.optimizers.Adam)
     assert float(new.optimizer.learning_rate) == pytest.approx(0.0125)
     assert int(new.optimizer.iterations) == 0
-    assert (new.loss, new.steps_per_execution) == ("mae", 3)
+    assert (new.loss, new.steps_per_execution) == ("mae", several_steps(3))
     assert "mse" in new.evaluate(x, y, verbose=0, return_dict=True)
     assert int(model.optimizer.iterations) == 1
 
@@ -552,7 +556,7 @@ def scales(model, masks):
 
 def assert_scales(got, mask, expected):
     expected = np.where(mask, np.broadcast_to(expected, mask.shape), np.nan)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_scale_of_dense_by_hand():
@@ -631,7 +635,7 @@ def test_scale_of_an_embedding_is_one():
 def test_scale_of_a_full_mask_is_one():
     model = dense()
     for path, got in scales(model, {}).items():
-        np.testing.assert_array_equal(got, np.ones_like(got), err_msg=path)
+        assert_array_equal(got, np.ones_like(got), err_msg=path)
 
 
 def test_scale_in_a_subclassed_model():

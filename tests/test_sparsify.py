@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import assert_array_equal
 
 import sparsenet_tf as stf
 
@@ -75,12 +76,12 @@ def test_copies_and_leaves_the_original(make, paths):
     assert [layer.name for layer in sparse.layers] == [
         layer.name for layer in model.layers
     ]
-    np.testing.assert_array_equal(sparse.predict(x, verbose=0), expected)
+    assert_array_equal(sparse.predict(x, verbose=0), expected)
     stf.pruning.prune_one_shot(sparse, 0.9)
     sparse.compile("adam", "mse")
     sparse.fit(x, y, verbose=0)
     assert stf.summary(sparse, print_fn=None).sparsity > 0.85
-    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    assert_array_equal(model.predict(x, verbose=0), expected)
     with pytest.raises(ValueError, match="must have masked kernels"):
         stf.get_masks(model)
 
@@ -96,7 +97,7 @@ def test_subclassed_is_changed_in_place(built):
     assert [layer.name for layer in model.layers] == names
     assert model.get_layer("stem").units == 6
     if built:
-        np.testing.assert_array_equal(model(x), expected)
+        assert_array_equal(model(x), expected)
     model.compile("adam", "mse")
     model.fit(x, y, verbose=0)
     assert sorted(stf.get_masks(model)) == sorted([*PATHS, "inner/deep/kernel"])
@@ -129,7 +130,7 @@ def test_subclassed_saves_weights(tmp_path):
     model.save_weights(tmp_path / "m.weights.h5")
     other.load_weights(tmp_path / "m.weights.h5")
     for path, mask in stf.get_masks(model).items():
-        np.testing.assert_array_equal(stf.get_masks(other)[path], mask)
+        assert_array_equal(stf.get_masks(other)[path], mask)
 
 
 @pytest.mark.parametrize("how", ["first call", "fit", "build"])
@@ -192,7 +193,7 @@ def test_given_masks():
     model = _sequential()
     mask = np.arange(24).reshape(4, 6) % 3 == 0
     sparse = stf.sparsify(model, {"hidden/kernel": mask})
-    np.testing.assert_array_equal(sparse.layers[0].kernel.numpy() != 0, mask)
+    assert_array_equal(sparse.layers[0].kernel.numpy() != 0, mask)
     assert stf.get_masks(sparse)["out/kernel"].all()
 
 

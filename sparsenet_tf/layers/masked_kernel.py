@@ -112,7 +112,7 @@ class MaskedKernel:
         scope, mask = get_stateless_scope(), None
         if scope is not None:
             mask = scope.get_current_value(self.mask)
-            if mask is None and _trace(self.mask_seen) is _trace(value):
+            if mask is None and _lasts(self.mask_seen):
                 mask = self.mask_seen
         if mask is None:
             if self.mask._value is None:  # in a step that did not call the layer
@@ -163,9 +163,10 @@ def _current_value(variable):
     return variable._value
 
 
-def _trace(value):
-    """What JAX is tracing where the value is from; None outside, or without JAX."""
-    return getattr(value, "_trace", None)
+def _lasts(value):
+    """Whether a value may still be used: JAX ends those of a trace with it."""
+    trace = getattr(value, "_trace", None)
+    return trace is None or trace.is_valid()
 
 
 class ZeroMasked(keras.constraints.Constraint):

@@ -138,7 +138,8 @@ def _copy(model, replace, clone, prefix, cache):
             f"`model` is a functional model of class {type(model).__name__}, which "
             "Keras cannot copy: let its `__init__` take `inputs` and `outputs` alone."
         )
-    new.trainable = model.trainable
+    if new.trainable != model.trainable:  # Setting it sets that of all layers.
+        new.trainable = model.trainable
     copy_names(model, new)
     return new
 

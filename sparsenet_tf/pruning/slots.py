@@ -4,7 +4,7 @@ import keras
 
 # Optimizers whose update of a weight depends on that weight's own gradients and slots
 # alone (or a scalar), and is zero while these are zero. For any other the kernels stay
-# guarded. Not a matter of isinstance: a subclass may update in another way.
+# guarded. So do subclasses of a user, which may update in another way.
 _ELEMENTWISE = (
     keras.optimizers.SGD,
     keras.optimizers.Adam,
@@ -21,8 +21,9 @@ _ELEMENTWISE = (
 
 def is_elementwise(optimizer):
     """Whether the optimizer leaves a weight at zero whose gradients were all zero."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return type(optimizer) in _ELEMENTWISE
+    kind = type(getattr(optimizer, "inner_optimizer", optimizer))
+    # With PyTorch Keras makes them of subclasses of its own.
+    return kind.__module__.startswith("keras.") and issubclass(kind, _ELEMENTWISE)
 
 
 def clear_slots(optimizer, masked_kernels):

@@ -167,7 +167,7 @@ def reseed(config, place):
     """Copy a config with each "seed" in it drawn anew from `place`, a unique string."""
     if isinstance(config, dict):
         return {
-            key: zlib.crc32(place.encode())
+            key: _seed(place)
             if key == "seed" and (value is None or isinstance(value, int))
             else reseed(value, f"{place}/{key}")
             for key, value in config.items()
@@ -176,6 +176,12 @@ def reseed(config, place):
         items = [reseed(item, f"{place}/{i}") for i, item in enumerate(config)]
         return type(config)(items) if type(config) in (list, tuple) else config
     return config
+
+
+def _seed(place):
+    seed = zlib.crc32(place.encode())
+    # Keras holds seeds in signed integers of 32 bits with PyTorch, unsigned elsewhere.
+    return seed >> 1 if keras.backend.backend() == "torch" else seed
 
 
 @contextlib.contextmanager
