@@ -233,6 +233,7 @@ def short_run(few_digits, tmp_path_factory):
     return outcome, folder, calls
 
 
+@pytest.mark.slow
 def test_the_forms(short_run):
     outcome, _, calls = short_run
     assert [form.name for form in outcome.forms] == [
@@ -252,6 +253,7 @@ def test_the_forms(short_run):
     assert calls[-1][:2] == (9, 9)
 
 
+@pytest.mark.slow
 def test_the_kinds_of_layers(short_run):
     kinds = {kind.name: kind for kind in short_run[0].kinds}
     assert list(kinds) == [
@@ -269,6 +271,7 @@ def test_the_kinds_of_layers(short_run):
     assert kinds["Conv2D"].zeros / kinds["Conv2D"].weights > 0.75
 
 
+@pytest.mark.slow
 def test_the_files(short_run, few_digits):
     outcome, folder, _ = short_run
     assert [file.format for file in outcome.files] == list(applications.FORMATS)
@@ -284,6 +287,7 @@ def test_the_files(short_run, few_digits):
     np.testing.assert_allclose(saved.serve(x), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report(short_run):
     text = applications_report.markdown(short_run[0])
     assert text.startswith("# MobileNetV2 on mnist_5k\n")
@@ -368,6 +372,7 @@ def test_errors_come_before_the_training(tmp_path, monkeypatch):
         example.main(["prune_mobilenet.py"])
 
 
+@pytest.mark.slow
 def test_the_example_writes_its_files(short_run, tmp_path, capsys, monkeypatch):
     example = import_example()
     # It runs above; here it is what is written that matters.
