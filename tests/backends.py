@@ -11,6 +11,12 @@ def several_steps(number):
     return 1 if BACKEND == "torch" else number
 
 
+# Whether `jit_compile=True` costs no more than a second: `torch.compile` takes many.
+COMPILES_FAST = BACKEND != "torch"
+# Keras computes products of float64 in float32 with PyTorch.
+DOUBLE_PRECISION = 1e-5 if BACKEND == "torch" else 1e-12
+
+
 def values(x):
     """A tensor, a variable, or what else NumPy takes, as a NumPy array."""
     x = keras.ops.convert_to_numpy(x)

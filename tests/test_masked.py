@@ -6,7 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, assert_allclose, assert_array_equal, values
+from backends import COMPILES_FAST, assert_allclose, assert_array_equal, values
 
 import sparsenet_tf as stf
 from sparsenet_tf.layers import Masked
@@ -368,7 +368,7 @@ def test_damaged_mask_in_config():
         Masked.from_config(config)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True][: 1 + (BACKEND != "torch")])
+@pytest.mark.parametrize("jit_compile", sorted({False, COMPILES_FAST}))
 def test_training_leaves_nothing_behind(jit_compile):
     model = stf.sparsify(keras.Sequential([keras.Input((4,)), L.Dense(3)]))
     # Not a loss in which TensorFlow itself has a custom gradient, which it keeps.

@@ -135,6 +135,13 @@ def _fit_dense_then_pruned(model, optimizer, execution):
     assert_masked_are_zero(model, masks)  # after the averages were written, too
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "torch", reason="what follows compiles on others")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_compiled_by_pytorch():
+    _fit_dense_then_pruned(_model(), _sgd(momentum=0.9), {"jit_compile": True})
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers(optimizer, execution):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backends import BACKEND, COMPILES_FAST, assert_allclose, assert_array_equal, values
 from keras.src.testing import TestCase
 
 from sparsenet_tf.kernels import sparse
@@ -13,7 +13,8 @@ from sparsenet_tf.topology import SparsePattern
 L = keras.layers
 RNG = np.random.default_rng(0)
 MASK = RNG.random((16, 9)) < 0.3
-WAYS = ["auto", "csr", "dense"] + ["native"] * sparse.native_can_run()
+WAYS = ["auto", "dense"] + ["csr"] * (BACKEND == "tensorflow")
+WAYS += ["native"] * sparse.native_can_run()
 
 
 def dense_layer(shape=MASK.shape, **options):
@@ -70,13 +71,11 @@ def test_trains_as_the_masked_dense_layer(mask, way):
     masked.layer.set_weights(source.get_weights())
     masked.set_masks(mask)
     x, y = normal(12, 16), normal(12, 9)
-    np.testing.assert_allclose(layer(x), masked(x), rtol=1e-5, atol=1e-6)
+    assert_allclose(layer(x), masked(x), rtol=1e-5, atol=1e-6)
     fit(layer, x, y)
     fit(masked, x, y)
-    np.testing.assert_allclose(
-        layer.dense_kernel(), masked.layer.kernel, rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(layer.bias, masked.layer.bias, rtol=1e-4, atol=1e-6)
+    assert_allclose(layer.dense_kernel(), masked.layer.kernel, rtol=1e-4, atol=1e-6)
+    assert_allclose(layer.bias, masked.layer.bias, rtol=1e-4, atol=1e-6)
 
 
 def test_holds_only_nonzeros_and_so_does_the_optimizer():
@@ -88,15 +87,20 @@ def test_holds_only_nonzeros_and_so_does_the_optimizer():
     assert [v.shape for v in slots] == [(nonzeros,)] * 2
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "float64"])
 def test_dtypes(dtype):
     source = dense_layer(dtype=dtype)
     layer = SparseDense.from_dense(source, MASK)
     masked = Masked(source, MASK)
     x = normal(5, 16)
-    assert layer(x).dtype == masked(x).dtype == keras.DTypePolicy(dtype).compute_dtype
-    np.testing.assert_allclose(
-        np.asarray(layer(x), "float32"), np.asarray(masked(x), "float32"), atol=0.05
+    for outputs in (layer(x), masked(x)):
+        found = keras.backend.standardize_dtype(outputs.dtype)
+        assert found == keras.DTypePolicy(dtype).compute_dtype
+    assert_allclose(
+        values(layer(x)).astype("float32"),
+        values(masked(x)).astype("float32"),
+        atol=0.05,
     )
     fit(layer, x, normal(5, 9))
 
@@ -116,12 +120,12 @@ def test_round_trip(use_bias):
     layer = SparseDense.from_dense(source, MASK)
     dense = layer.to_dense()
     again = SparseDense.from_dense(Masked(dense, MASK))
-    np.testing.assert_array_equal(dense.kernel, source.kernel * MASK)
-    np.testing.assert_array_equal(layer.dense_mask(), MASK)
+    assert_array_equal(dense.kernel, values(source.kernel) * MASK)
+    assert_array_equal(layer.dense_mask(), MASK)
     assert dense.get_config() == source.get_config()
     assert again.get_config() == layer.get_config()
     for old, new in zip(layer.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(new, old)
+        assert_array_equal(new, old)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -132,13 +136,10 @@ def test_saves_with_its_pattern(tmp_path, way):
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert loaded.layers[0].pattern == layer.pattern
-    np.testing.assert_array_equal(loaded(x), model(x))
-    model.export(tmp_path / "exported", verbose=False)
-    exported = tf.saved_model.load(str(tmp_path / "exported"))
-    np.testing.assert_allclose(exported.serve(x), model(x), rtol=1e-5, atol=1e-6)
+    assert_array_equal(loaded(x), model(x))
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    np.testing.assert_array_equal(copy(x), model(x))
+    assert_array_equal(copy(x), model(x))
 
 
 def test_weights_of_another_pattern_are_refused(tmp_path):
@@ -149,7 +150,7 @@ def test_weights_of_another_pattern_are_refused(tmp_path):
     model.save_weights(path)
     same = build(MASK)
     same.load_weights(path)
-    np.testing.assert_array_equal(same.layers[0].kernel, model.layers[0].kernel)
+    assert_array_equal(same.layers[0].kernel, model.layers[0].kernel)
     other = build(MASK[::-1])  # as many connections
     with pytest.raises(ValueError, match="'one' must be of its own pattern"):
         other.load_weights(path)
@@ -158,11 +159,11 @@ def test_weights_of_another_pattern_are_refused(tmp_path):
 def test_xla_compiles_the_dense_way_alone():
     x, y = normal(8, 16), normal(8, 9)
     # Where Keras chooses, it asks the layers.
-    assert not SparseDense(MASK).supports_jit
+    assert SparseDense(MASK).supports_jit == (BACKEND != "tensorflow")
     layer = SparseDense(MASK, implementation="dense")
     assert layer.supports_jit
     model = keras.Sequential([keras.Input((16,)), layer])
-    model.compile("sgd", "mse", jit_compile=True)
+    model.compile("sgd", "mse", jit_compile=COMPILES_FAST)
     model.fit(x, y, verbose=0)
 
 
@@ -176,7 +177,7 @@ def test_initial_variance_follows_the_true_fans():
 
 def test_a_pattern_without_connections():
     layer = SparseDense(np.zeros((4, 3), bool), bias_initializer="ones")
-    np.testing.assert_array_equal(layer(normal(2, 4)), np.ones((2, 3)))
+    assert_array_equal(layer(normal(2, 4)), np.ones((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -215,14 +216,3 @@ def test_a_pattern_without_connections():
 def test_says_what_is_wrong(make, error, match):
     with pytest.raises(error, match=match):
         make()
-
-
-def test_warns_once_that_it_could_be_faster(monkeypatch, tmp_path):
-    library = "sparsenet_tf.kernels.native.library_path"
-    monkeypatch.setattr(library, lambda version: tmp_path / "none.so")
-    with pytest.warns(UserWarning, match="operations are not built"):
-        layer = SparseDense(MASK)
-        y = layer(normal(4, 16))
-    np.testing.assert_allclose(y, layer.to_dense()(normal(4, 16)), rtol=1e-5)
-    with pytest.raises(ValueError, match="'native' needs"):
-        SparseDense(MASK, implementation="native")(normal(4, 16))

@@ -57,7 +57,8 @@ def radix_matmul(inputs, kernel, topology):
         from_next = ops.reshape(ops.matmul(x, before), (tiles, size))
         y = ops.reshape(y, (tiles, size)) + ops.roll(from_next, -1, axis=0)
     y = ops.reshape(y, (tiles, v, batch, width_out, n))
-    y = ops.reshape(ops.transpose(y, (2, 3, 0, 4, 1)), (batch, -1))
+    outputs = width_out * topology.nodes
+    y = ops.reshape(ops.transpose(y, (2, 3, 0, 4, 1)), (batch, outputs))
     if topology.drop_outputs:
         y = y[:, topology.drop_outputs :]
     return ops.reshape(y, (*leading, topology.output_size))
