@@ -6,6 +6,7 @@
 #   make test     the tests, without the slow ones
 #   make slow     the slow tests alone
 #   make lint     style and formatting
+#   make docs     the guides and the reference, as web pages in docs/_build
 #   make benchmark     what pruning costs, what sparse layers and the loop gain, memory
 #   make clean    remove everything but results/
 
@@ -20,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo figures test slow lint benchmark clean
+.PHONY: help demo figures test slow lint docs benchmark clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -43,6 +44,11 @@ lint: $(VENV)/.installed-tests
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 
+docs: $(VENV)/.installed-docs
+	TF_CPP_MIN_LOG_LEVEL=$${TF_CPP_MIN_LOG_LEVEL:-3} \
+	  $(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html"
+
 benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/pruning_overhead.py
 	$(VENV)/bin/python benchmarks/radix.py
@@ -52,7 +58,7 @@ benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/sweep_memory.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A command on the path may be a stub that fails to run, and Debian ships Python

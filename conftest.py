@@ -8,6 +8,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+# Scripts that tests start in processes of their own.
+collect_ignore = ["tests/distributed"]
+
 
 @pytest.fixture(autouse=True)
 def clean_state():

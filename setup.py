@@ -5,6 +5,7 @@ import runpy
 import shutil
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 NATIVE = pathlib.Path("sparsenet_tf", "kernels", "native")
@@ -41,7 +42,24 @@ class BuildNative(build_ext):
         return {}
 
 
+class Wheel(bdist_wheel):
+    """For any machine where no operations were built, else for this kind of machine."""
+
+    def run(self):
+        """Build first: only then is it known."""
+        self.run_command("build")
+        if not self.get_finalized_command("build_ext").get_outputs():
+            self.distribution.ext_modules = []
+            self.root_is_pure = True
+        super().run()
+
+    def get_tag(self):
+        """Any Python 3 will do: the operations are TensorFlow's, not Python's."""
+        platform = "any" if self.root_is_pure else super().get_tag()[2]
+        return "py3", "none", platform
+
+
 setup(
     ext_modules=[Extension("sparsenet_tf.kernels.native._ops", sources=[])],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"bdist_wheel": Wheel, "build_ext": BuildNative},
 )

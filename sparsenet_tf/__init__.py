@@ -6,7 +6,9 @@ from sparsenet_tf import pruning as pruning
 from sparsenet_tf import topology as topology
 from sparsenet_tf import training as training
 from sparsenet_tf import transform as transform
+from sparsenet_tf import visualization as visualization
 from sparsenet_tf.layers import sparsify as sparsify
+from sparsenet_tf.training import SparsityLogger as SparsityLogger
 from sparsenet_tf.training import retrain_from_scratch as retrain_from_scratch
 from sparsenet_tf.transform import export as export
 from sparsenet_tf.transform import get_masks as get_masks
@@ -19,3 +21,6 @@ from sparsenet_tf.transform import summary as summary
 from sparsenet_tf.transform import to_dense as to_dense
 from sparsenet_tf.transform import to_sparse as to_sparse
 from sparsenet_tf.version import __version__ as __version__
+from sparsenet_tf.visualization import plot_masks as plot_masks
+from sparsenet_tf.visualization import plot_sparsity as plot_sparsity
+from sparsenet_tf.visualization import plot_topology as plot_topology

@@ -28,7 +28,7 @@ def _fit(model, callback, steps, **fit_args):
     x = rng.normal(size=(4 * steps, 10)).astype("float32")
     y = rng.normal(size=(4 * steps, 5)).astype("float32")
     fit_args = {"verbose": 0, "shuffle": False, **fit_args}
-    callbacks = [callback] if callback else []
+    callbacks = callback if isinstance(callback, list) else [callback] * bool(callback)
     return model.fit(x, y, batch_size=4, callbacks=callbacks, **fit_args)
 
 
@@ -210,9 +210,39 @@ def test_own_criterion():
     model = _model()
     largest_first = PruningCallback(ConstantSparsity(0.5, 0), lambda w: -np.abs(w))
     before = np.abs(model.get_layer("hidden").kernel.numpy())
+    twin = _model()
+    twin.set_weights(model.get_weights())
     _run_at_once(model, largest_first)
     gone = model.get_layer("hidden").kernel.numpy() == 0
+    stf.pruning.prune_one_shot(twin, 0.5, criterion=lambda w: -np.abs(w))
+    np.testing.assert_array_equal(twin.get_layer("hidden").masks["kernel"], ~gone)
     assert before[gone].min() >= before[~gone].max()
+
+
+def test_several_callbacks_each_prune_what_they_do_not_exclude():
+    model = _model()
+    hidden = PruningCallback(PolynomialDecay(0, 0.75, 2, 8, frequency=2), exclude="out")
+    out = PruningCallback(ConstantSparsity(0.5, 4), np.square, exclude="hidden")
+    history = _fit(model, [hidden, out], 4, epochs=3)
+    sizes = [mask.size for mask in stf.get_masks(model).values()]
+    assert _zeros(model) == [0.75 * sizes[0], 0.5 * sizes[1]]
+    assert (hidden.sparsity, out.sparsity) == (0.75, 0.5)
+    assert history.history["sparsity"][-1] == 0.5
+
+
+def test_own_schedule():
+    class Stairs:
+        final_sparsity, end_step = 0.75, 4
+
+        def __call__(self, step):
+            return 1 - 0.5 ** min(step // 2, 2)
+
+        def last_update(self, step):
+            return min(step - step % 2, self.end_step)
+
+    model = _model()
+    history = _fit(model, PruningCallback(Stairs()), 2, epochs=3)
+    assert history.history["sparsity"] == [0.5, 0.75, 0.75]
 
 
 def _run_at_once(model, callback):
@@ -306,6 +336,8 @@ def test_bad_arguments():
         PruningCallback(schedule, scope="model")
     with pytest.raises(TypeError, match="`criterion` must be callable.*'magnitude'"):
         PruningCallback(schedule, criterion="magnitude")
+    with pytest.raises(TypeError, match="`criterion` must be callable.*'magnitude'"):
+        stf.pruning.prune_one_shot(_model(), 0.5, criterion="magnitude")
     with pytest.raises(ValueError, match="`exclude` names the layer 'logits'.*hidden"):
         _fit(_model(), PruningCallback(schedule, exclude=["logits"]), 1)
     with pytest.raises(ValueError, match="`exclude` leaves no kernel"):

@@ -148,6 +148,22 @@ def test_auto_takes_what_pays(monkeypatch):
     assert found == [SparseDense] * 2 + [Masked] and set(asked) == {7}
 
 
+def test_auto_leaves_convolutions_of_few_channels(monkeypatch):
+    monkeypatch.setattr(
+        "sparsenet_tf.transform.convert.sparse.native_can_run", lambda dtype: True
+    )
+    convolutions = [
+        L.Conv2D(64, 3, name="of_three_channels"),
+        L.Conv2D(64, 1, name="of_one_pixel"),
+        L.Conv2D(64, 3, name="large"),
+        L.Conv2D(64, 3, groups=16, name="of_many_groups"),
+    ]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *convolutions])
+    model = stf.pruning.prune_one_shot(model, 0.9)
+    found = stf.to_sparse(model)
+    assert kinds(found) == [Masked, Masked, SparseConv2D, Masked]
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
@@ -253,7 +269,8 @@ def test_sparse_rebuilds_keep_masks_of_other_layers():
             L.Dense(4),
         ]
     )
-    masks = stf.get_masks(stf.pruning.prune_one_shot(model, 0.5))
+    sparse = stf.sparsify(model)
+    masks = stf.get_masks(stf.pruning.prune_one_shot(sparse, 0.5))
     model.compile("sgd", "mse")
     x, y = np.ones((4, 8, 8, 2), "float32"), np.ones((4, 4), "float32")
     [history] = stf.retrain_from_scratch(

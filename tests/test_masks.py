@@ -88,7 +88,8 @@ def test_several_kernels_in_one_layer():
             layers.SeparableConv1D(2, 2, name="sep"),
         ]
     )
-    shapes = {p: m.shape for p, m in stf.get_masks(stf.sparsify(model)).items()}
+    sparse = stf.sparsify(model)
+    shapes = {p: m.shape for p, m in stf.get_masks(sparse).items()}
     assert list(shapes.items()) == [
         ("lstm/lstm_cell/kernel", (4, 8)),
         ("lstm/lstm_cell/recurrent_kernel", (2, 8)),

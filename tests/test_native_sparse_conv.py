@@ -202,14 +202,26 @@ def test_needs_a_dtype_that_it_knows():
 def test_without_our_operations_it_is_written_out(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "library_path", lambda version: tmp_path / "none.so")
     sparser = SparsePattern.random(900, 50, 9, seed=0)
-    assert sparse_conv.choose(sparser, "float32") == "dense"
+    assert sparse_conv.choose(sparser, 36, "float32") == "dense"
 
 
 @needs_native
-def test_the_choice_goes_by_density():
+def test_the_choice_goes_by_density_and_size():
     assert sparse.native_can_run()
     sparser = SparsePattern.random(900, 50, 9, seed=0)
-    assert sparse_conv.choose(sparser, "float32") == "native"
-    assert sparse_conv.choose(sparser, "float64") == "dense"
+    assert sparse_conv.choose(sparser, 36, "float32") == "native"
+    assert sparse_conv.choose(sparser, 36, "float64") == "dense"
     denser = SparsePattern.random(900, 50, 500, seed=0)
-    assert sparse_conv.choose(denser, "float32") == "dense"
+    assert sparse_conv.choose(denser, 36, "float32") == "dense"
+    # Filters of one pixel from 32 channels, and of 3 x 3 from 32 or from 3 of them.
+    for size, channels, wanted in [
+        (32, 32, "dense"),
+        (288, 32, "native"),
+        (27, 3, "dense"),
+    ]:
+        pattern = SparsePattern.random(size, 64, 2, seed=0)
+        assert sparse_conv.choose(pattern, channels, "float32") == wanted
+    # As many weights, in groups: the pixels of all of them are read.
+    grouped = SparsePattern.random(96, 64, 2, seed=0)
+    assert sparse_conv.choose(grouped, 24, "float32") == "native"
+    assert sparse_conv.choose(grouped, 240, "float32") == "dense"

@@ -138,7 +138,8 @@ def net(**kwargs):
 
 def pruned_masks(model, sparsity=0.6):
     if isinstance(model, (keras.Sequential, keras.src.models.Functional)):
-        return stf.get_masks(stf.pruning.prune_one_shot(model, sparsity))
+        sparse = stf.sparsify(model)
+        return stf.get_masks(stf.pruning.prune_one_shot(sparse, sparsity))
     rng = np.random.default_rng(0)
     kernels = tree.kernels(model)
     return {path: rng.random(k.shape) > sparsity for path, k in kernels.items()}

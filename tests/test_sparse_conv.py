@@ -137,4 +137,4 @@ def test_says_which_ways_there_are():
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="it has another way")
 def test_elsewhere_the_filters_are_written_out():
     sparser = SparsePattern.random(900, 50, 9, seed=0)
-    assert sparse_conv.choose(sparser, "float32") == "dense"
+    assert sparse_conv.choose(sparser, 36, "float32") == "dense"

@@ -197,6 +197,27 @@ def test_given_masks():
     assert stf.get_masks(sparse)["out/kernel"].all()
 
 
+class Gate(L.Layer):
+    """Says itself which of its weights are kernels, once it has them."""
+
+    def build(self, input_shape):
+        self.mix = self.add_weight(shape=(input_shape[-1], 2), name="mix")
+        self.table = self.add_weight(shape=(2, 2), name="table")
+
+    def call(self, x):
+        return keras.ops.matmul(keras.ops.matmul(x, self.mix), self.table)
+
+    def get_prunable_weights(self):
+        return [self.mix]
+
+
+def test_own_layer_that_names_its_kernels_is_not_asked_before_it_is_built():
+    for inputs in ([keras.Input((4,))], []):
+        model = stf.sparsify(keras.Sequential([*inputs, Gate(name="gate")]))
+        model(np.ones((1, 4)))
+        assert list(stf.get_masks(model)) == ["gate/mix"]
+
+
 def test_frozen_layers_stay_frozen():
     model = _sequential()
     model.get_layer("hidden").trainable = False
@@ -206,6 +227,39 @@ def test_frozen_layers_stay_frozen():
         "kernel",
         "bias",
     ]
+
+
+def test_operations_between_layers():
+    # Keras makes one of the timestep mask too, between `embedding` and `lstm`.
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Embedding(9, 4, mask_zero=True, name="embedding")(inputs)
+    x = L.LSTM(3, name="lstm")(2 * x) + L.LSTM(3, name="other")(x)
+    model = keras.Model(inputs, keras.ops.softmax(x, axis=0))
+    sparse = stf.sparsify(model)
+    assert len(stf.get_masks(sparse)) == 5
+    tokens = np.arange(10).reshape(2, 5) % 4
+    np.testing.assert_array_equal(sparse(tokens), model(tokens))
+    pruned = stf.pruning.prune_one_shot(sparse, 0.5)
+    plain = stf.strip(pruned)
+    np.testing.assert_array_equal(plain(tokens), pruned(tokens))
+
+
+def test_own_kernels_of_an_unbuilt_layer():
+    class Mixer(L.Layer):
+        def build(self, shape):
+            self.mixing = self.add_weight(shape=(shape[-1], 4), name="mixing")
+            self.table = self.add_weight(shape=(2, 4), name="table")
+
+        def call(self, x):
+            return x @ self.mixing + self.table[0]
+
+        def get_prunable_weights(self):
+            return [self.mixing]
+
+    for layers in ([keras.Input((6,)), Mixer(name="mixer")], [Mixer(name="mixer")]):
+        sparse = stf.sparsify(keras.Sequential(layers))
+        sparse(np.ones((1, 6)))
+        assert list(stf.get_masks(sparse)) == ["mixer/mixing"]
 
 
 def test_own_train_step_survives():
@@ -264,3 +318,62 @@ def test_bad_input_changes_nothing():
         stf.sparsify(model, masks=[np.ones((4, 6))])
     with pytest.raises(ValueError, match="`model` must not be sparsified already"):
         stf.sparsify(stf.sparsify(model))
+
+
+def _depthwise(built):
+    layers = [
+        L.DepthwiseConv2D(3, name="depth"),
+        L.SeparableConv2D(4, 3, name="separable"),
+        L.Conv2D(4, 3, groups=4, name="each"),
+        L.Conv2D(4, 3, groups=2, name="grouped"),
+    ]
+    return keras.Sequential([keras.Input((12, 12, 2)), *layers] if built else layers)
+
+
+NOT_DEPTHWISE = ["separable/pointwise_kernel", "grouped/kernel"]
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_depthwise_kernels_are_left_alone_if_asked_for(built, tmp_path):
+    model = stf.sparsify(_depthwise(built), depthwise=False)
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 2)).astype("float32")
+    wanted = model(x)
+    assert list(stf.get_masks(model)) == NOT_DEPTHWISE
+    if built:  # Otherwise nobody knows yet what the layers have.
+        for name, kind in [("depth", L.DepthwiseConv2D), ("each", L.Conv2D)]:
+            assert type(model.get_layer(name)) is kind
+    stf.pruning.prune_one_shot(model, 0.5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert list(stf.get_masks(loaded)) == NOT_DEPTHWISE
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert not np.array_equal(wanted, model(x))
+    masks = stf.get_masks(loaded)
+    rebuilt = stf.get_masks(stf.rebuild(loaded, masks, 0))
+    for path in NOT_DEPTHWISE:
+        np.testing.assert_array_equal(rebuilt[path], masks[path])
+
+
+def test_depthwise_kernels_are_masked_by_default_and_if_named():
+    model = _depthwise(True)
+    paths = list(stf.get_masks(stf.sparsify(model)))
+    assert paths == [
+        "depth/kernel",
+        "separable/depthwise_kernel",
+        "separable/pointwise_kernel",
+        "each/kernel",
+        "grouped/kernel",
+    ]
+    mask = np.zeros(model.get_layer("each").kernel.shape, bool)
+    mask[0] = True
+    named = stf.get_masks(
+        stf.sparsify(model, masks={"each/kernel": mask}, depthwise=False)
+    )
+    assert set(named) == {*NOT_DEPTHWISE, "each/kernel"}
+    np.testing.assert_array_equal(named["each/kernel"], mask)
+    # Those of a layer are told apart.
+    mask = np.eye(9, dtype=bool)[:, :2].reshape(3, 3, 2, 1)
+    named = stf.get_masks(
+        stf.sparsify(model, masks={"separable/depthwise_kernel": mask}, depthwise=False)
+    )
+    assert set(named) == {*NOT_DEPTHWISE, "separable/depthwise_kernel"}

@@ -31,15 +31,19 @@ class SettingsFlags:
 
     def common(self, output_dir):
         """Define the flags of every experiment; `output_dir` is a default."""
-        self.choice("dataset", DATASETS, "What to train on.")
-        text = "Folder of the dataset's published files."
-        flags.DEFINE_string("data_dir", None, text, **self.here)
+        self.data(output_dir)
         self.choice("model", sorted(MODELS), "What to train.")
         self.integer("steps", "Optimizer steps of each training run.")
         self.number("learning_rate", "Of SGD.")
         self.number("momentum", "Of SGD.")
         self.integer("batch_size", "Examples a step.")
         self.numbers("seeds", int)
+
+    def data(self, output_dir):
+        """Define the flags of what goes in and out; `output_dir` is a default."""
+        self.choice("dataset", DATASETS, "What to train on.")
+        text = "Folder of the dataset's published files."
+        flags.DEFINE_string("data_dir", None, text, **self.here)
         flags.DEFINE_string("output_dir", output_dir, "Where results go.", **self.here)
 
     def choice(self, name, choices, text):
@@ -140,12 +144,13 @@ def read_settings(kind, values):
     return kind(**{name: values[name].value for name in names})
 
 
-def prepare(settings, output_dir):
+def prepare(settings, output_dir, pictures=True):
     """Do what can go wrong before the training.
 
     Args:
         settings: with `dataset` and `data_dir`.
         output_dir: folder, made if it does not exist.
+        pictures: whether there will be any, which take matplotlib.
 
     Returns:
         The `Dataset`.
@@ -155,7 +160,8 @@ def prepare(settings, output_dir):
         OSError: `output_dir` cannot be written to, or the dataset cannot be read.
         ValueError, RuntimeError: as `load`.
     """
-    files.import_matplotlib()
+    if pictures:
+        files.import_matplotlib()
     try:
         pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -167,20 +173,21 @@ def prepare(settings, output_dir):
     return load(settings.dataset, settings.data_dir)
 
 
-def main(argv, make_settings, run):
+def main(argv, make_settings, run, pictures=True):
     """Run an example; what goes wrong ends it with a line "Error: ..." and status 1.
 
     Args:
         argv: what the flags left of the command line, the script's name first.
         make_settings: function of the flags that returns the settings.
         run: function of the settings, the dataset and the output folder.
+        pictures: as for `prepare`.
     """
     output_dir = flags.FLAGS.output_dir
     try:
         if len(argv) > 1:
             raise ValueError(f"Use flags only. Received: {' '.join(argv[1:])}")
         settings = make_settings(flags.FLAGS)
-        dataset = prepare(settings, output_dir)
+        dataset = prepare(settings, output_dir, pictures)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
     try:

@@ -38,6 +38,10 @@ class Dataset:
 
     `x_*` are float32 images in [0, 1] of shape `(n, height, width, channels)`, `y_*`
     int32 labels of shape `(n,)`.
+
+    Example:
+    >>> load("mnist_5k")
+    Dataset(name='mnist_5k', num_classes=10)
     """
 
     name: str

@@ -11,6 +11,8 @@ import tempfile
 import keras
 
 from sparsenet_tf.version import __version__
+from sparsenet_tf.visualization.figure import import_matplotlib as import_matplotlib
+from sparsenet_tf.visualization.figure import new_figure as new_figure
 
 
 def write_results(path, settings, records):
@@ -37,19 +39,6 @@ def write_results(path, settings, records):
     write_whole(path, text.encode())
 
 
-def new_figure(width, height):
-    """Return an empty matplotlib figure, in inches, tied to no window or state.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    matplotlib = import_matplotlib()
-    # The object interface: pyplot would choose a backend for the whole process.
-    return matplotlib.figure.Figure(
-        figsize=(width, height), dpi=150, layout="constrained"
-    )
-
-
 def write_figure(path, figure):
     """Write a figure to a PNG file, whole or not at all.
 
@@ -60,19 +49,6 @@ def write_figure(path, figure):
     png = io.BytesIO()
     canvas.print_png(png)
     write_whole(path, png.getvalue())
-
-
-def import_matplotlib():
-    """Return matplotlib, or raise an ImportError that says what to install."""
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(
-            f"Pictures need matplotlib ({error}): pip install sparsenet_tf[figures]"
-        ) from error
-    return matplotlib
 
 
 def write_whole(path, content):

@@ -12,6 +12,9 @@ from sparsenet_tf.kernels import native, sparse
 IMPLEMENTATIONS = ("auto", "native", "dense")
 # Above it the dense convolution is faster.
 NATIVE_MOST_DENSITY = 0.2
+# Weights of dense filters for each channel that comes in or goes out. With fewer, what
+# takes time is to read and write the pixels, which sparse filters do not spare.
+NATIVE_LEAST_WEIGHTS = 64
 
 
 class SparseConvProduct:
@@ -75,7 +78,7 @@ class SparseConvProduct:
         x, values = ops.convert_to_tensor(x), ops.convert_to_tensor(values)
         check_implementation(implementation)
         if implementation == "auto":
-            implementation = choose(self.pattern, x.dtype)
+            implementation = choose(self.pattern, self.groups * self.channels, x.dtype)
         if implementation == "dense":
             return self._dense(x, values)
         sparse.require_native(x.dtype)
@@ -151,26 +154,39 @@ class SparseConvProduct:
         return edges
 
 
-def choose(pattern, dtype):
+def choose(pattern, channels, dtype):
     """Return the implementation that is the fastest for a forward and backward pass.
 
-    Measured on two cores (`benchmarks/sparse_conv.py`), by density.
+    Measured on two cores (`benchmarks/sparse_conv.py`), by density and by size.
 
     Args:
         pattern: a `topology.SparsePattern`.
+        channels: how many come in, of all groups.
         dtype: of the inputs.
 
     Example:
-    >>> choose(stf.topology.SparsePattern.random(36, 8, 30, seed=0), "float32")
+    >>> choose(stf.topology.SparsePattern.random(36, 8, 30, seed=0), 4, "float32")
     'dense'
     """
-    pays = sparse.native_can_run(dtype) and native_pays(pattern)
+    pays = sparse.native_can_run(dtype) and native_pays(pattern, channels)
     return "native" if pays else "dense"
 
 
-def native_pays(pattern):
-    """Whether our operation is expected to be faster than the dense convolution."""
-    return pattern.density <= NATIVE_MOST_DENSITY
+def native_pays(pattern, channels):
+    """Whether our operation is expected to be faster than the dense convolution.
+
+    Example:
+    >>> random = stf.topology.SparsePattern.random
+    >>> native_pays(random(256, 256, 25, seed=0), 256)
+    True
+    >>> native_pays(random(32, 192, 3, seed=0), 32)  # a filter of one pixel
+    False
+    """
+    weights = pattern.input_size * pattern.output_size
+    return (
+        pattern.density <= NATIVE_MOST_DENSITY
+        and weights >= NATIVE_LEAST_WEIGHTS * (channels + pattern.output_size)
+    )
 
 
 def check_implementation(implementation):

@@ -47,6 +47,7 @@ class Masked(keras.layers.Wrapper):
             arrays; or a list with an array or None for each kernel. Arrays have the
             kernel's shape and hold booleans, or 0 and 1.
         exclude: name or names of sublayers or kernels that get no mask.
+        depthwise: whether depthwise kernels (see `sparsify`) get masks too.
         **kwargs: as for any Keras layer. `name` defaults to the layer's.
 
     Raises:
@@ -67,7 +68,7 @@ class Masked(keras.layers.Wrapper):
 
     holds_masks = True
 
-    def __init__(self, layer, mask=None, exclude=(), **kwargs):
+    def __init__(self, layer, mask=None, exclude=(), depthwise=True, **kwargs):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
         if tree.is_masked(layer):
@@ -89,6 +90,7 @@ class Masked(keras.layers.Wrapper):
         self._convert_input_args = False  # the layer converts its inputs itself
         self._allow_non_tensor_positional_args = True
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.depthwise = depthwise
         # A plain attribute: the dict holds records, not layers, for Keras to track.
         object.__setattr__(self, "kernels", {})
         if mask is not None and not isinstance(mask, (dict, list)):
@@ -122,8 +124,9 @@ class Masked(keras.layers.Wrapper):
             self.layer.built = True
         found = {
             name: kernel
-            for name, kernel in tree.kernels(self.layer).items()
+            for name, (owner, kernel) in tree.kernel_owners(self.layer).items()
             if not tree.matches(f"{self.name}/{name}", self.exclude)
+            and (self.depthwise or not tree.is_depthwise(owner, kernel))
         }
         given = _assign_names(self._given_masks, found, self.name)
         for name, kernel in found.items():
@@ -204,23 +207,39 @@ class Masked(keras.layers.Wrapper):
         config["layer"].pop("build_config", None)
         if self.exclude:
             config["exclude"] = list(self.exclude)
-        masks = list(self.masks.values())
-        if not all(mask.all() for mask in masks):
+        if not self.depthwise:
+            config["depthwise"] = False
+        masks = list(self.masks.values()) if self.built else self._given_masks
+        if isinstance(masks, dict):  # not built yet
+            config["mask"] = (
+                encode_mask(masks[None])
+                if None in masks
+                else {name: encode_mask(as_mask(mask)) for name, mask in masks.items()}
+            )
+        elif masks and not all(m is None or np.all(m) for m in masks):
             # By order, since sublayers may be named anew when the layer is remade.
-            config["mask"] = [None if m.all() else encode_mask(m) for m in masks]
+            config["mask"] = [
+                None if m is None or np.all(m) else encode_mask(as_mask(m))
+                for m in masks
+            ]
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Rebuild the wrapper and its layer from `get_config`."""
         config = dict(config)
-        if isinstance(config.get("mask"), list):
-            config["mask"] = [m and decode_mask(m) for m in config["mask"]]
+        mask = config.get("mask")
+        if isinstance(mask, list):
+            config["mask"] = [m and decode_mask(m) for m in mask]
+        elif isinstance(mask, dict) and "bits" in mask:
+            config["mask"] = decode_mask(mask)
+        elif isinstance(mask, dict):
+            config["mask"] = {name: decode_mask(m) for name, m in mask.items()}
         return super().from_config(config, custom_objects=custom_objects)
 
     def get_build_config(self):
         """What the layer needs to build itself; None if only a call can build it."""
-        if getattr(type(self.layer).build, "_is_default", False):
+        if not self.built or getattr(type(self.layer).build, "_is_default", False):
             return None
         return {"layer": self.layer.get_build_config()}
 

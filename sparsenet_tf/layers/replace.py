@@ -7,7 +7,7 @@ from keras.src.models import Functional
 from sparsenet_tf.layers import tree
 
 
-def replace_layers(model, replace, clone=None, weights=True):
+def replace_layers(model, replace, clone=None, weights=True, compiled=True):
     """Return `model` with each layer exchanged for what `replace` makes of it.
 
     Sequential and functional models are copied, the models nested in them too; the
@@ -22,6 +22,8 @@ def replace_layers(model, replace, clone=None, weights=True):
         clone: function of `(path, layer)` that makes the layers of copied models
             before they are replaced; by default from the layer's config.
         weights: whether copied models get the values of the weights that both have.
+        compiled: whether a copied model is compiled as the original is, which takes
+            the memory of an optimizer's slots.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -40,7 +42,8 @@ def replace_layers(model, replace, clone=None, weights=True):
     new = _copy(model, replace, clone, "", {})
     if weights:
         copy_weights(model, new)
-    copy_compile(model, new)
+    if compiled:
+        copy_compile(model, new)
     return new
 
 
@@ -110,6 +113,8 @@ def _copy(model, replace, clone, prefix, cache):
     paths = {id(layer): prefix + path for path, layer in tree.walk(model)}
 
     def make(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # an operation, such as the sum of two tensors: no weights
         if id(layer) not in cache:
             path = paths[id(layer)]
             if is_copyable(layer):

@@ -38,8 +38,8 @@ class SparseConv2D(NonzeroConv2D):
             LeCun) see the mean connections that are there as fan-in and fan-out.
         scale_to_fan_in: False for initial values as if the layer were dense.
         implementation: "native", our own operation; "dense", which writes the filters
-            out; or "auto", which takes what is faster by density. XLA cannot compile
-            "native": use "dense" for `jit_compile=True`.
+            out; or "auto", which takes what is faster by density and size. XLA cannot
+            compile "native": use "dense" for `jit_compile=True`.
         **kwargs: every other argument of `keras.layers.Conv2D`: `use_bias`,
             initializers, regularizers, constraints, `name`, `dtype`.
 

@@ -21,7 +21,7 @@ def sparse_form(layer, mask):
 
     Example:
     >>> layer = keras.layers.Dense(3)
-    >>> sparse_form(layer, np.eye(3))[0].__name__
+    >>> sparse_form(layer, np.tri(3))[0].__name__
     'SparseDense'
     """
     if getattr(layer, "lora_enabled", False):

@@ -70,7 +70,8 @@ def own_kernels(layer):
     if is_masked(layer) or isinstance(layer, keras.Model) or is_sparse(layer):
         return []
     if hasattr(layer, "get_prunable_weights"):
-        return list(layer.get_prunable_weights())
+        # Before it is built it may have none of the weights that it would name.
+        return list(layer.get_prunable_weights()) if layer.built else []
     return [
         variable
         for variable in layer._trainable_variables
@@ -78,6 +79,29 @@ def own_kernels(layer):
         and "float" in keras.backend.standardize_dtype(variable.dtype)
         and not any(word in variable.name for word in _NOT_KERNELS)
     ]
+
+
+def is_depthwise(layer, kernel):
+    """Whether each output channel of a kernel sees one input channel alone.
+
+    So it is in DepthwiseConv layers, in the first half of SeparableConv ones, and in
+    convolutions of as many groups as channels.
+
+    Args:
+        layer: the layer that holds the kernel.
+        kernel: its variable.
+
+    Example:
+    >>> layer = keras.layers.SeparableConv2D(8, 3)
+    >>> layer.build((None, 9, 9, 4))
+    >>> is_depthwise(layer, layer.depthwise_kernel)
+    True
+    >>> is_depthwise(layer, layer.pointwise_kernel)
+    False
+    """
+    if hasattr(layer, "depth_multiplier"):
+        return kernel.name != "pointwise_kernel"
+    return getattr(layer, "groups", 1) > 1 and kernel.shape[-2] == 1
 
 
 def might_have_kernels(layer):

@@ -1,5 +1,7 @@
 """Which axes of a kernel count a layer's input units and its output units."""
 
+from sparsenet_tf.layers import tree
+
 
 def unit_axes(layer, kernel):
     """Return `(input_axes, output_axes)` of a kernel, as tuples of positive axes.
@@ -27,7 +29,7 @@ def unit_axes(layer, kernel):
             tuple(axis for axis in axes if labels[axis] not in outputs),
             tuple(axis for axis in axes if labels[axis] in outputs),
         )
-    if hasattr(layer, "depth_multiplier") and kernel.name != "pointwise_kernel":
+    if hasattr(layer, "depth_multiplier") and tree.is_depthwise(layer, kernel):
         return (ndim - 2,), (ndim - 2, ndim - 1)
     if "Transpose" in type(layer).__name__:
         return (ndim - 1,), (ndim - 2,)

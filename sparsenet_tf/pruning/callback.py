@@ -3,12 +3,13 @@
 import warnings
 
 import keras
-from keras import ops
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked_kernel import to_numpy
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.pruning.one_shot import (
+    check_criterion,
     check_scope,
     prunable_kernels,
     prune_kernels,
@@ -18,6 +19,7 @@ from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.slots import clear_slots
 
 
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
 class PruningCallback(keras.callbacks.Callback):
     """Prunes a sparsified model on schedule while `model.fit` trains it.
 
@@ -31,7 +33,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     It adds `sparsity`, the share of masked weights in the kernels that it prunes, to
     the logs of batches and epochs, for progress bars, `History` and TensorBoard. List
-    it before callbacks that read it.
+    it before callbacks that read it. What each update left of each kernel is in
+    `updates`, which `stf.plot_sparsity` draws.
 
     Args:
         schedule: a `PolynomialDecay` or `ConstantSparsity`, of this package or of
@@ -42,8 +45,12 @@ class PruningCallback(keras.callbacks.Callback):
             weights of all kernels together.
         exclude: layer name or names that stay as they are.
 
+    Attributes:
+        updates: dict `{step: {path: sparsity}}`: at which optimizer steps masks were
+            updated, and the share of each kernel that was masked then.
+
     Raises:
-        TypeError: `schedule` is no schedule.
+        TypeError: `schedule` is no schedule, or `criterion` not callable.
         ValueError: `scope` is unknown; when training begins, the model has no masked
             kernels or `exclude` names a layer that it does not have; at an update,
             weights are NaN or infinite.
@@ -72,16 +79,17 @@ class PruningCallback(keras.callbacks.Callback):
         super().__init__()
         self.schedule = as_schedule(schedule)
         check_scope(scope)
-        if not callable(criterion):
-            raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
+        check_criterion(criterion)
         self.criterion = criterion
         self.scope = scope
-        self.exclude = exclude
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.updates = {}
         self._kernels = {}
         self._updated_at = None
         self._read_step, self._steps_since = 0, 0
         self._last_batch = -1
         self._sparsity = 0.0
+        self._has_begun = False
 
     @property
     def sparsity(self):
@@ -94,15 +102,25 @@ class PruningCallback(keras.callbacks.Callback):
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
         self._own_steps = not trains_as_keras(self.model)
-        self._sparsity = sparsity_of(self._kernels)
-        for masked in self._kernels.values():  # whatever was assigned to them since
-            masked.set_mask(masked.mask_value(), guard=False)
+        masks = {path: masked.mask_value() for path, masked in self._kernels.items()}
+        self._sparsity = sparsity_of(masks.values())
+        for path, mask in masks.items():  # whatever was assigned to them since
+            self._kernels[path].set_mask(mask, guard=False)
+        # A model that starts again, or from an earlier checkpoint, has no such past.
+        step = self._step()
+        self.updates = {s: seen for s, seen in self.updates.items() if s < step}
         lower_guards(self.model, self._kernels.values())
         self._prune_if_due()
+        self._has_begun = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Batches are counted from 0 in each epoch."""
         self._last_batch = -1
+        # When training began, a callback after this one, such as `BackupAndRestore`,
+        # may have gone back to an earlier training.
+        if self._has_begun and self._step() != self._read_step:
+            self.on_train_begin()
+        self._has_begun = False
 
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
@@ -133,18 +151,37 @@ class PruningCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    def get_config(self):
+        """The arguments."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "criterion": keras.saving.serialize_keras_object(self.criterion),
+            "scope": self.scope,
+            "exclude": self.exclude,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The callback of `get_config`; it has yet to train."""
+        config = dict(config)
+        for name in ("schedule", "criterion"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
     def _step(self):
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return int(ops.convert_to_tensor(optimizer.iterations))
+        return int(to_numpy(optimizer.iterations))
 
     def _prune_if_due(self):
         self._read_step, self._steps_since = self._step(), 0
         due = self.schedule.last_update(self._read_step)
         if due is None or due == self._updated_at:
             return
-        self._sparsity = prune_kernels(
+        masks = prune_kernels(
             self._kernels, self.schedule(due), self.criterion, self.scope
         )
+        self._sparsity = sparsity_of(masks.values())
+        self.updates[self._read_step] = {p: sparsity_of([m]) for p, m in masks.items()}
         clear_slots(self.model.optimizer, self._kernels.values())
         self._updated_at = due

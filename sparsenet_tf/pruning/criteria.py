@@ -1,8 +1,10 @@
 """Which weights to prune: functions from a kernel's values to scores."""
 
+import keras
 import numpy as np
 
 
+@keras.saving.register_keras_serializable(package="sparsenet_tf")
 def magnitude(weights):
     """Score a weight by its absolute value, so that the smallest are pruned first.
 

@@ -40,7 +40,7 @@ def prune_one_shot(
         The sparsified model; `model` itself if that was sparsified.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or `criterion` not callable.
         ValueError: `sparsity`, `scope` or `exclude` is wrong, the model is not built
             or has no kernels, or a kernel or its scores have NaN or infinity. Nothing
             is changed then.
@@ -56,6 +56,7 @@ def prune_one_shot(
     tree.check_model(model)
     sparsity = check_sparsity(sparsity)
     check_scope(scope)
+    check_criterion(criterion)
     exclude = tree.check_names(model, exclude, "exclude")
     paths = tree.kernels(model)
     if not paths:
@@ -84,7 +85,7 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
     The caller then clears the optimizer's slots or raises the guards.
 
     Returns:
-        Share of zeros in all these masks together.
+        `{path: mask}`, the new masks as boolean arrays.
 
     Raises:
         ValueError: a kernel or its scores have NaN or infinity, or another shape.
@@ -125,7 +126,7 @@ def prune_kernels(kernels, sparsity, criterion=magnitude, scope="layer"):
             "layer any more. Exclude it, prune less, or use scope='layer'.",
             stacklevel=2,
         )
-    return _share_of_zeros(new_masks)
+    return dict(zip(kernels, new_masks, strict=True))
 
 
 def prunable_kernels(model, exclude=()):
@@ -147,12 +148,8 @@ def prunable_kernels(model, exclude=()):
     return kept
 
 
-def sparsity_of(kernels):
-    """Share of zeros in the masks of `{path: MaskedKernel}`, 0.0 when all are kept."""
-    return _share_of_zeros([masked.mask_value() for masked in kernels.values()])
-
-
-def _share_of_zeros(masks):
+def sparsity_of(masks):
+    """Share of zeros in these boolean arrays together, 0.0 when all is kept."""
     kept = sum(int(np.count_nonzero(mask)) for mask in masks)
     return 1.0 - kept / sum(mask.size for mask in masks)
 
@@ -161,6 +158,12 @@ def check_scope(scope):
     """Raise a ValueError unless `scope` is "layer" or "global"."""
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}. Received: {scope!r}")
+
+
+def check_criterion(criterion):
+    """Raise a TypeError unless `criterion` is callable."""
+    if not callable(criterion):
+        raise TypeError(f"`criterion` must be callable. Received: {criterion!r}")
 
 
 def _finite_values(path, kernel):

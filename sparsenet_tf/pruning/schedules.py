@@ -10,7 +10,7 @@ from sparsenet_tf.topology.selection import check_sparsity
 class PolynomialDecay:
     """Sparsity that rises along a polynomial, fast at first and then ever slower.
 
-    For a step `t` in `[begin_step, end_step]`:
+    For a step `t` in `[begin_step, end_step]`::
 
         s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** power
 
@@ -99,6 +99,8 @@ class PolynomialDecay:
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
 class ConstantSparsity:
     """One sparsity from `begin_step` on: pruning at once, then held.
+
+    The sparsity at a step `t` is::
 
         s(t) = target_sparsity for t >= begin_step, 0 before
 

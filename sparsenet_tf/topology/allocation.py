@@ -14,7 +14,7 @@ METHODS = ("uniform", "erdos_renyi", "erk")
 def allocate(shapes, sparsity, method="erk"):
     """Spread an overall sparsity over kernels, small ones kept denser.
 
-    The density of a kernel is proportional to
+    The density of a kernel is proportional to::
 
         "uniform"       1
         "erdos_renyi"   (n_in + n_out) / (n_in * n_out), of the last two axes
@@ -31,7 +31,7 @@ def allocate(shapes, sparsity, method="erk"):
         method: "uniform", "erdos_renyi" or "erk".
 
     Returns:
-        The sparsity of each kernel, in [0, 1): a list, or a dict with the same names.
+        The sparsity of each kernel, in [0, 1), as a list or a dict with the same names.
 
     Raises:
         TypeError: an argument has another type.

@@ -18,6 +18,10 @@ class Measures:
         unreachable_pairs: pairs of an input of the first mask and an output of the last
             that no path joins.
         collapsed: indexes of the masks without any connection, a tuple.
+
+    Example:
+    >>> measure([np.eye(2, dtype=bool)]).unreachable_pairs
+    2
     """
 
     density: float

@@ -14,7 +14,7 @@ class RadixLayer:
     """Connections from `width_in` to `width_out` copies of `nodes` nodes.
 
     Node u of an input copy joins the nodes (u - j * place_value) mod `nodes`, for j
-    in 0 .. radix - 1, of every output copy. With W the `(nodes, nodes)` mask of that,
+    in 0 .. radix - 1, of every output copy. With W the `(nodes, nodes)` mask of that::
 
         W = sum over j of roll(I, -j * place_value, axis=1)
         mask = kron(ones(width_in, width_out), W)[drop_inputs:, drop_outputs:]
@@ -90,7 +90,7 @@ class RadixLayer:
         at most a quarter of either side dropped and no unit left without connections.
         The best has, in this order,
 
-        1. the smallest |density - wanted| / wanted, in steps of a hundredth;
+        1. the smallest `abs(density - wanted) / wanted`, in steps of a hundredth;
         2. a radix of 2 or more, since a radix of 1 mixes no nodes;
         3. the fewest dropped nodes;
         4. place values for two stages, then more nodes.

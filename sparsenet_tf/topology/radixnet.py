@@ -82,7 +82,7 @@ class RadixNet:
         another, with at most a quarter of each layer of neurons dropped and no neuron
         left without connections. The best has, in this order,
 
-        1. the smallest |density - wanted| / wanted, in steps of a hundredth;
+        1. the smallest `abs(density - wanted) / wanted`, in steps of a hundredth;
         2. the fewest dropped neurons;
         3. complete systems, then radices nearer each other, then more nodes.
 
@@ -202,6 +202,8 @@ class RadixNet:
     @property
     def num_paths(self):
         """Paths from each input to each output, the same number for every pair.
+
+        It is::
 
             prod(all radices) / N' * prod(widths[1:-1])
 

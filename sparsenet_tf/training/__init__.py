@@ -3,6 +3,7 @@
 import keras
 
 from sparsenet_tf.training.retrain import retrain_from_scratch as retrain_from_scratch
+from sparsenet_tf.training.sparsity_logger import SparsityLogger as SparsityLogger
 
 
 def __getattr__(name):

@@ -54,9 +54,9 @@ def fit(
         verbose: as for `model.fit`.
 
     Returns:
-        A `keras.callbacks.History` with an entry for each period: the metrics' means
-        over it, those of the validation data with "val_" before them, and the number
-        of steps done in "step".
+        A `keras.callbacks.History` with an entry for each period, which has the
+        metrics' means over it, those of the validation data with `val_` before them,
+        and the number of steps done in "step".
 
     Raises:
         TypeError: `model` is no Keras model.

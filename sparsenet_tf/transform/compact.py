@@ -64,7 +64,7 @@ def load_compact(path):
         path: the `.npz` file.
 
     Returns:
-        Dict `{name: array}`.
+        Dict from names to arrays.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -55,7 +55,8 @@ def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
         if not sparse.native_can_run(layer.layer.compute_dtype):
             return False
         if kind is SparseConv2D:
-            return sparse_conv.native_pays(connections)
+            channels = layer.layer.kernel.shape[-2] * layer.layer.groups
+            return sparse_conv.native_pays(connections, channels)
         return sparse.native_pays(connections, batch_size)
 
     def convert(layer):

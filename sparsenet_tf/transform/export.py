@@ -15,7 +15,7 @@ from sparsenet_tf.transform.compact import (
     dense_shapes,
     write_compact,
 )
-from sparsenet_tf.transform.strip import strip
+from sparsenet_tf.transform.strip import plain_copy
 from sparsenet_tf.transform.whole_files import made_beside
 
 # What a path ends in, and what Keras calls the format.
@@ -63,13 +63,13 @@ def export(model, path, format=None, print_fn=print, **options):
     Masks and sparse layers are gone from what is written, as after `strip`: nothing of
     this package is needed to run it. The model itself is left as it is.
 
-    | `format` | what is written |
-    |---|---|
-    | "saved_model" | TensorFlow's SavedModel, a folder; "tf_saved_model" too |
-    | "keras" | a `.keras` file for `keras.models.load_model`, not compiled |
-    | "tflite" | a `.tflite` file, by TensorFlow's converter; "litert" too |
-    | "onnx" | a `.onnx` file, by Keras, which needs the packages onnx and tf2onnx |
-    | "npz" | a compact file of nonzeros, for `stf.transform.load_compact` |
+    By `format`, what is written is
+
+    - "saved_model": TensorFlow's SavedModel, a folder; "tf_saved_model" too;
+    - "keras": a `.keras` file for `keras.models.load_model`, not compiled;
+    - "tflite": a `.tflite` file, by TensorFlow's converter; "litert" too;
+    - "onnx": a `.onnx` file, by Keras, which needs the packages onnx and tf2onnx;
+    - "npz": a compact file of nonzeros, for `stf.transform.load_compact`.
 
     Args:
         model: a built `keras.Model`. A subclassed one must be plain already, since
@@ -160,10 +160,8 @@ def _check_format(format, path):
 def _plain(model):
     if not is_copyable(model):
         return model
-    plain = strip(model)
     # Who loads it need not have its loss and metrics.
-    plain.compiled, plain.optimizer = False, None
-    return plain
+    return plain_copy(model, compiled=False)
 
 
 def _sizes(path, arrays):

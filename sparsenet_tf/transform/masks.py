@@ -20,10 +20,10 @@ def get_masks(model):
     """Return the masks of a sparsified model.
 
     Returns:
-        Dict `{path: mask}` in the model's order. A path is the kernel's place below
-        the model, by layer names, such as "dense/kernel" or "encoder/query/kernel",
-        the same in the plain and the sparsified model. A mask is a boolean NumPy
-        array of the kernel's shape, True where the weight is kept.
+        Dict from paths to masks, in the model's order. A path is the kernel's place
+        below the model, by layer names, such as "dense/kernel" or
+        "encoder/query/kernel", the same in the plain and the sparsified model. A mask
+        is a boolean NumPy array of the kernel's shape, True where the weight is kept.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -86,11 +86,18 @@ def load_masks(path):
     """Read the masks that `save_masks` wrote. Nothing in the file is unpickled.
 
     Returns:
-        Dict `{kernel path: mask}`, boolean arrays, in the order they were saved.
+        Dict from kernel paths to masks, boolean arrays, in the order they were saved.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or is something else than saved masks.
+
+    Example:
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "masks.npz")
+    >>> save_masks(path, {"dense/kernel": np.ones((2, 3), bool)})
+    >>> {path: mask.shape for path, mask in load_masks(path).items()}
+    {'dense/kernel': (2, 3)}
     """
     path = pathlib.Path(path)
     if not path.is_file():

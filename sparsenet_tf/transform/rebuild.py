@@ -87,7 +87,10 @@ def check_rebuildable(model, seed):
 
 
 def fresh_copy(model, seed):
-    """Return a plain model of the same architecture with new weights, from `seed`."""
+    """Return a plain model of the same architecture with new weights, from `seed`.
+
+    A Sequential or functional one is not compiled.
+    """
     with seeded(seed):
         return _fresh(model, seed)
 
@@ -99,6 +102,7 @@ def _fresh(model, seed):
             lambda path, layer: layer,
             clone=lambda path, layer: clone_reseeded(path, unwrap(layer), seed),
             weights=False,
+            compiled=False,
         )
     try:
         with keras.saving.custom_object_scope(own_objects(model)):

@@ -64,7 +64,11 @@ def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
 
     with seeded(int(seed)):
         new = replace_layers(
-            model, lambda path, layer: layer, clone=clone, weights=False
+            model,
+            lambda path, layer: layer,
+            clone=clone,
+            weights=False,
+            compiled=False,
         )
     others = {path: mask for path, mask in masks.items() if path not in exchanged}
     if others:

@@ -9,7 +9,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
-from sparsenet_tf.layers.replace import is_copyable, replace_layers
+from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.rebuild import (
@@ -101,8 +101,11 @@ def sparse_net(
     chosen = {path: candidates[path] for path in paths}
     new = fresh_copy(model, int(seed))
     if topology == "radix":
-        return _with_radix_layers(new, chosen, sparsity, int(seed))
-    return _with_masks(new, chosen, sparsity, topology, int(seed))
+        new = _with_radix_layers(new, chosen, sparsity, int(seed))
+    else:
+        new = _with_masks(new, chosen, sparsity, topology, int(seed))
+    copy_compile(model, new)
+    return new
 
 
 def _with_masks(new, chosen, sparsity, topology, seed):

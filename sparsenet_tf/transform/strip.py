@@ -25,6 +25,11 @@ def strip(model):
     >>> type(plain.layers[0]).__name__, int(np.count_nonzero(plain.layers[0].kernel))
     ('Dense', 5)
     """
+    return plain_copy(model)
+
+
+def plain_copy(model, compiled=True):
+    """`strip`, by choice without compiling, for who will not train the copy."""
     return replace_layers(
         model,
         _release,
@@ -33,6 +38,7 @@ def strip(model):
             if tree.is_sparse(layer)
             else clone_layer(path, unwrap(layer))
         ),
+        compiled=compiled,
     )
 
 
