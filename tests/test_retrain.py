@@ -5,7 +5,6 @@ import random
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import sparsenet_tf as stf
@@ -241,9 +240,18 @@ def test_fit_arguments_and_callbacks():
     assert {"val_loss", "val_mae"} < set(histories[0].history)
 
 
-def test_dataset_with_targets_in_it():
+class Batches(keras.utils.PyDataset):
+    """The data in batches, with the targets."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return tuple(part[8 * i : 8 * i + 8] for part in data())
+
+
+def dataset_with_targets_in_it(dataset):
     model = network()
-    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(8)
     one, other = (
         stf.retrain_from_scratch(
             model, masks_of(model), dataset, None, seeds=seeds, shuffle=False, verbose=0
@@ -251,6 +259,10 @@ def test_dataset_with_targets_in_it():
         for seeds in [(0, 1), (1,)]
     )
     assert same(one[1], other[0]) and not same(one[0], one[1])
+
+
+def test_dataset_with_targets_in_it():
+    dataset_with_targets_in_it(Batches())
 
 
 def test_model_that_is_not_compiled():
