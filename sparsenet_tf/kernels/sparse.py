@@ -178,12 +178,11 @@ def native_pays(pattern, batch):
     return pattern.density <= NATIVE_MOST_DENSITY[many]
 
 
-def check_implementation(implementation):
-    """Return `implementation`, or raise a ValueError if there is none of that name."""
-    if implementation not in IMPLEMENTATIONS:
+def check_implementation(implementation, known=IMPLEMENTATIONS):
+    """Return `implementation`, or raise a ValueError if it is not one of `known`."""
+    if implementation not in known:
         raise ValueError(
-            f"`implementation` must be one of {IMPLEMENTATIONS}. Received: "
-            f"{implementation!r}"
+            f"`implementation` must be one of {known}. Received: {implementation!r}"
         )
     return implementation
 

@@ -191,9 +191,4 @@ def native_pays(pattern, channels):
 
 def check_implementation(implementation):
     """Return `implementation`, or raise a ValueError if there is none of that name."""
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"`implementation` must be one of {IMPLEMENTATIONS}. Received: "
-            f"{implementation!r}"
-        )
-    return implementation
+    return sparse.check_implementation(implementation, IMPLEMENTATIONS)

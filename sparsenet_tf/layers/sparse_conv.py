@@ -10,11 +10,12 @@ from sparsenet_tf.layers.nonzero_weights import (
     kernel_fans,
     to_dense_kernel,
 )
-from sparsenet_tf.layers.sparse_dense import as_pattern, given_mask, load_with_pattern
+from sparsenet_tf.layers.pattern_layer import PatternLayer
+from sparsenet_tf.layers.sparse_dense import as_pattern, given_mask
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class SparseConv2D(NonzeroConv2D):
+class SparseConv2D(PatternLayer, NonzeroConv2D):
     """A `Conv2D` whose filters have the connections of a pattern alone.
 
     The kernel is the vector of nonzeros, filter by filter, so its gradient and the
@@ -58,9 +59,6 @@ class SparseConv2D(NonzeroConv2D):
     ((1, 5, 5, 32), 0)
     """
 
-    CONNECTIONS = "pattern"
-    OWN_SETTINGS = ("scale_to_fan_in", "implementation")
-
     def __init__(
         self,
         pattern,
@@ -91,9 +89,7 @@ class SparseConv2D(NonzeroConv2D):
             scale_to_fan_in,
             **kwargs,
         )
-        self.implementation = sparse_conv.check_implementation(implementation)
-        # Keras asks before it lets XLA compile a model.
-        self.supports_jit = sparse.supports_jit(implementation)
+        self.choose_implementation(sparse_conv.check_implementation(implementation))
 
     @classmethod
     def from_dense(cls, layer, mask=None, **settings):
@@ -134,10 +130,6 @@ class SparseConv2D(NonzeroConv2D):
             self.groups,
         )
 
-    def kernel_shape(self):
-        """Shape of the nonzeros."""
-        return (self.pattern.num_connections,)
-
     def kernel_fans(self):
         """Mean connections of a filter, and those of a channel of the input."""
         fan_in, fan_out = kernel_fans(
@@ -176,27 +168,6 @@ class SparseConv2D(NonzeroConv2D):
         """What of a kernel like `dense_kernel` the layer stores, in its own shape."""
         dense = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(dense))
         return from_dense_kernel(dense.reshape((-1, self.filters)), self.pattern)
-
-    def save_own_variables(self, store):
-        """Save the weights, and by what pattern they are ordered."""
-        super().save_own_variables(store)
-        store["pattern"] = self.pattern.digest()
-
-    def load_own_variables(self, store):
-        """Load the weights, unless they are of another pattern.
-
-        Raises:
-            ValueError: they are.
-        """
-        super().load_own_variables(load_with_pattern(self, store))
-
-    def get_config(self):
-        """Return what the layer is made of."""
-        return {
-            **super().get_config(),
-            "pattern": self.pattern.get_config(),
-            "implementation": self.implementation,
-        }
 
 
 def as_conv_pattern(pattern):

@@ -1,16 +1,16 @@
 """`SparseDense`: a dense layer with any set of connections, and no others."""
 
 import keras
-import numpy as np
 
 from sparsenet_tf.kernels import sparse
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
+from sparsenet_tf.layers.pattern_layer import PatternLayer
 from sparsenet_tf.topology import SparsePattern
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class SparseDense(NonzeroDense):
+class SparseDense(PatternLayer, NonzeroDense):
     """`activation(inputs @ W + bias)`, where W has the connections of a pattern alone.
 
     The kernel is the vector of W's nonzeros, output by output, so its gradient and the
@@ -53,9 +53,6 @@ class SparseDense(NonzeroDense):
     ((2, 300), 0)
     """
 
-    CONNECTIONS = "pattern"
-    OWN_SETTINGS = ("scale_to_fan_in", "implementation")
-
     def __init__(
         self,
         pattern,
@@ -86,9 +83,7 @@ class SparseDense(NonzeroDense):
             scale_to_fan_in,
             **kwargs,
         )
-        self.implementation = sparse.check_implementation(implementation)
-        # Keras asks before it lets XLA compile a model.
-        self.supports_jit = sparse.supports_jit(implementation)
+        self.choose_implementation(sparse.check_implementation(implementation))
         self._product = sparse.SparseProduct(self.pattern)
 
     @classmethod
@@ -124,34 +119,9 @@ class SparseDense(NonzeroDense):
                 f"{inputs} coming in"
             )
 
-    def kernel_shape(self):
-        """Shape of the nonzeros."""
-        return (self.pattern.num_connections,)
-
     def product(self, inputs):
         """Return `inputs @ W`."""
         return self._product(inputs, self.kernel, self.implementation)
-
-    def save_own_variables(self, store):
-        """Save the weights, and by what pattern they are ordered."""
-        super().save_own_variables(store)
-        store["pattern"] = self.pattern.digest()
-
-    def load_own_variables(self, store):
-        """Load the weights, unless they are of another pattern.
-
-        Raises:
-            ValueError: they are.
-        """
-        super().load_own_variables(load_with_pattern(self, store))
-
-    def get_config(self):
-        """Return what the layer is made of."""
-        return {
-            **super().get_config(),
-            "pattern": self.pattern.get_config(),
-            "implementation": self.implementation,
-        }
 
 
 def as_pattern(pattern):
@@ -182,19 +152,3 @@ def given_mask(layer, mask):
         )
     [mask] = layer.masks.values()
     return mask
-
-
-def load_with_pattern(layer, store):
-    """Return what is in `store` but the pattern's digest.
-
-    Raises:
-        ValueError: the digest is of another pattern than the layer's.
-    """
-    values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (no dict)
-    found = values.pop("pattern", None)
-    if found is not None and not np.array_equal(found, layer.pattern.digest()):
-        raise ValueError(
-            f"The weights of layer {layer.name!r} must be of its own pattern, "
-            f"{layer.pattern}. Received: weights of another one"
-        )
-    return values

@@ -1,8 +1,5 @@
 """The compact file of a model: its nonzeros, where they are, and all other weights."""
 
-import io
-import zipfile
-
 import numpy as np
 from keras import ops
 
@@ -42,15 +39,6 @@ def compact_arrays(model):
         else:
             arrays[name] = value
     return arrays
-
-
-def write_compact(file, arrays):
-    """Write the arrays to a binary file as a compressed `.npz`."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            data = io.BytesIO()
-            np.lib.format.write_array(data, array, allow_pickle=False)
-            archive.writestr(f"{name}.npy", data.getvalue())
 
 
 def load_compact(path):

@@ -13,8 +13,8 @@ from sparsenet_tf.transform.compact import (
     compact_arrays,
     dense_arrays,
     dense_shapes,
-    write_compact,
 )
+from sparsenet_tf.transform.masks import write_npz
 from sparsenet_tf.transform.strip import plain_copy
 from sparsenet_tf.transform.whole_files import made_beside
 
@@ -116,11 +116,11 @@ def export(model, path, format=None, print_fn=print, **options):
             f"{type(model).__name__} {model.name!r} with masks or sparse layers; "
             "`strip` makes it plain, in place"
         )
-    arrays = compact_arrays(model)
+    arrays, compact = compact_arrays(model), io.BytesIO()
+    write_npz(compact, arrays)
     with made_beside(path) as made:
         if format == "npz":
-            with open(made, "wb") as file:
-                write_compact(file, arrays)
+            made.write_bytes(compact.getvalue())
         elif format == "keras":
             _plain(model).save(made)
         else:
@@ -129,7 +129,7 @@ def export(model, path, format=None, print_fn=print, **options):
                 plain(plain.inputs[0] if len(plain.inputs) == 1 else plain.inputs)
             options["format"] = FORMATS[format][1]
             plain.export(str(made), verbose=False, **options)
-    sizes = _sizes(path, arrays)
+    sizes = _sizes(path, arrays, compact.tell())
     if print_fn is not None:
         print_fn(str(sizes))
     return sizes
@@ -164,12 +164,11 @@ def _plain(model):
     return plain_copy(model, compiled=False)
 
 
-def _sizes(path, arrays):
+def _sizes(path, arrays, compact):
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     shapes = dense_shapes(arrays)
     dense = sum(math.prod(shape) * itemsize for shape, itemsize in shapes)
-    compact, gzipped = io.BytesIO(), None
-    write_compact(compact, arrays)
+    gzipped = None
     if dense <= GZIP_MOST:
         gzipped = io.BytesIO()
         with gzip.GzipFile(fileobj=gzipped, mode="wb", compresslevel=6) as file:
@@ -180,5 +179,5 @@ def _sizes(path, arrays):
         written=sum(file.stat().st_size for file in files if file.is_file()),
         dense=dense,
         gzip=None if gzipped is None else gzipped.tell(),
-        compact=compact.tell(),
+        compact=compact,
     )

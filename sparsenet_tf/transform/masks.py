@@ -79,7 +79,7 @@ def save_masks(path, masks):
             )
         arrays[name] = np.ascontiguousarray(as_mask(mask, where=name))
     with made_beside(path) as made, open(made, "wb") as file:
-        _write_npz(file, arrays)
+        write_npz(file, arrays)
 
 
 def load_masks(path):
@@ -113,7 +113,8 @@ def load_masks(path):
             ) from error
 
 
-def _write_npz(file, arrays):
+def write_npz(file, arrays):
+    """Write `{name: array}` to a binary file as a compressed `.npz`."""
     # As np.savez_compressed does, which cannot take names such as "file".
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
