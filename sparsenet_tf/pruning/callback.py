@@ -8,15 +8,16 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked_kernel import to_numpy
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
-from sparsenet_tf.pruning.one_shot import (
+from sparsenet_tf.pruning.schedules import as_schedule
+from sparsenet_tf.pruning.scope import check_scope
+from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.pruning.update import (
     check_criterion,
-    check_scope,
+    check_structure,
     prunable_kernels,
     prune_kernels,
     sparsity_of,
 )
-from sparsenet_tf.pruning.schedules import as_schedule
-from sparsenet_tf.pruning.slots import clear_slots
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -40,17 +41,23 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: a `PolynomialDecay` or `ConstantSparsity`, of this package or of
             tensorflow-model-optimization.
         criterion: function from a kernel's values (NumPy array) to scores of the same
-            shape; the lowest are pruned. Default: their magnitude.
+            shape, of which the lowest are pruned; or an object of this package that
+            needs more than values, such as `Gradient(x, y)`. Default: their magnitude.
         scope: "layer" for the schedule's share of each kernel, "global" to rank the
-            weights of all kernels together.
+            weights of all kernels together, "erdos_renyi" or "erk" for shares that
+            keep small kernels denser (`stf.topology.allocate`), or a dict `{layer
+            name: sparsity}` of layers that end at a sparsity of their own.
         exclude: layer name or names that stay as they are.
+        structure: which weights go together: `NM`, `Blocks` or `Units`. None: each
+            goes by itself.
 
     Attributes:
         updates: dict `{step: {path: sparsity}}`: at which optimizer steps masks were
             updated, and the share of each kernel that was masked then.
 
     Raises:
-        TypeError: `schedule` is no schedule, or `criterion` not callable.
+        TypeError: `schedule` is no schedule, `criterion` not callable, or `structure`
+            no structure.
         ValueError: `scope` is unknown; when training begins, the model has no masked
             kernels or `exclude` names a layer that it does not have; at an update,
             weights are NaN or infinite.
@@ -75,13 +82,21 @@ class PruningCallback(keras.callbacks.Callback):
     [0.5]
     """
 
-    def __init__(self, schedule, criterion=magnitude, scope="layer", exclude=()):
+    def __init__(
+        self,
+        schedule,
+        criterion=magnitude,
+        scope="layer",
+        exclude=(),
+        structure=None,
+    ):
         super().__init__()
         self.schedule = as_schedule(schedule)
-        check_scope(scope)
         check_criterion(criterion)
+        check_structure(structure)
         self.criterion = criterion
-        self.scope = scope
+        self.scope = check_scope(scope)
+        self.structure = structure
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.updates = {}
         self._kernels = {}
@@ -96,9 +111,15 @@ class PruningCallback(keras.callbacks.Callback):
         """Share of masked weights in the kernels that are pruned."""
         return self._sparsity
 
+    @property
+    def observes_steps(self):
+        """Whether the criterion looks at the weights after every step."""
+        return hasattr(self.criterion, "observe")
+
     def on_train_begin(self, logs=None):
         """Find the masked kernels, and prune if an update is due at this step."""
         exclude = tree.check_names(self.model, self.exclude, "exclude")
+        check_scope(self.scope, self.model)
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
         self._own_steps = not trains_as_keras(self.model)
@@ -110,6 +131,8 @@ class PruningCallback(keras.callbacks.Callback):
         step = self._step()
         self.updates = {s: seen for s, seen in self.updates.items() if s < step}
         lower_guards(self.model, self._kernels.values())
+        if self.observes_steps:
+            self.criterion.begin(self._kernels)
         self._prune_if_due()
         self._has_begun = True
 
@@ -126,6 +149,8 @@ class PruningCallback(keras.callbacks.Callback):
         """Prune if an update has come due, and report the sparsity."""
         self._steps_since += batch - self._last_batch
         self._last_batch = batch
+        if self.observes_steps:
+            self.criterion.observe(self._kernels)
         # Reading the step from the device costs more than all else here. Keras' own
         # training steps make at most one optimizer step a batch.
         at_most = self._read_step + self._steps_since
@@ -158,13 +183,14 @@ class PruningCallback(keras.callbacks.Callback):
             "criterion": keras.saving.serialize_keras_object(self.criterion),
             "scope": self.scope,
             "exclude": self.exclude,
+            "structure": keras.saving.serialize_keras_object(self.structure),
         }
 
     @classmethod
     def from_config(cls, config):
         """The callback of `get_config`; it has yet to train."""
         config = dict(config)
-        for name in ("schedule", "criterion"):
+        for name in ("schedule", "criterion", "structure"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
 
@@ -179,7 +205,13 @@ class PruningCallback(keras.callbacks.Callback):
         if due is None or due == self._updated_at:
             return
         masks = prune_kernels(
-            self._kernels, self.schedule(due), self.criterion, self.scope
+            self.model,
+            self._kernels,
+            self.schedule(due),
+            self.criterion,
+            self.scope,
+            self.structure,
+            self.schedule.final_sparsity,
         )
         self._sparsity = sparsity_of(masks.values())
         self.updates[self._read_step] = {p: sparsity_of([m]) for p, m in masks.items()}

@@ -88,6 +88,7 @@ def fit(
     )
     found = [c for c in callbacks.callbacks if isinstance(c, PruningCallback)]
     schedules = [callback.schedule for callback in found]
+    each_step = any(callback.observes_steps for callback in found)
     kernels = masked_kernels(model).values()
     if not found:  # A PruningCallback does this itself.
         lower_guards(model, kernels)
@@ -102,7 +103,7 @@ def fit(
             run.read_step()
             done, end = 0, min(evaluate_every, steps - begin)
             while done < end and not model.stop_training:
-                count = run.steps_until_due(schedules, end - done)
+                count = 1 if each_step else run.steps_until_due(schedules, end - done)
                 callbacks.on_train_batch_begin(done)
                 run(count)
                 done += count
