@@ -32,6 +32,7 @@ ORDER = (
 ONLY_IN = {
     "tensorflow": (
         "kernels/sparse.py",
+        "kernels/gradients.py",
         "kernels/native/",
         "transform/export.py",
         "training/fused_update.py",

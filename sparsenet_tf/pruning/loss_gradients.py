@@ -1,0 +1,112 @@
+"""The gradients of a model's loss to whole kernels, masked weights included."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparsenet_tf.kernels.gradients import gradients
+
+
+def mean_gradients(model, kernels, x, y, batch_size=256):
+    """Return the gradients of the mean loss over `(x, y)` to kernels.
+
+    A masked weight has the gradient that it would have without a mask, at zero.
+    Nothing of the model changes, moving averages and random states neither.
+
+    Args:
+        model: a compiled model.
+        kernels: dict `{path: MaskedKernel}`.
+        x: inputs, an array or a structure of arrays.
+        y: targets, likewise.
+        batch_size: examples at a time.
+
+    Returns:
+        `{path: array}`, of the kernels' shapes.
+    """
+    total, count = None, 0
+    for x_part, y_part, size in batches(x, y, batch_size):
+        loss = loss_of_kernels(model, kernels, x_part, y_part)
+        with unmasked(kernels):
+            _, found = gradients(loss, kernel_values(kernels))
+        found = [as_float(g) * size for g in found]
+        if total is None:
+            total = found
+        else:
+            total = [t + g for t, g in zip(total, found, strict=True)]
+        count += size
+    return {path: t / count for path, t in zip(kernels, total, strict=True)}
+
+
+def loss_of_kernels(model, kernels, x, y):
+    """The model's loss in training, as a function of a list of values of kernels.
+
+    Raises:
+        ValueError: the model is not compiled.
+    """
+    if not model.compiled:
+        raise ValueError(
+            f"`model` must be compiled, for its loss. Received: model {model.name!r}, "
+            "not compiled"
+        )
+
+    def loss(values):
+        with kernels_read_as(kernels, values):
+            outputs = model(x, training=True)
+            found = model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+        return ops.cast(found, "float32")
+
+    return loss
+
+
+def kernels_read_as(kernels, values):
+    """A context in which kernels read as `values`, and no variable is changed."""
+    variables = [masked.kernel for masked in kernels.values()]
+    return keras.StatelessScope(list(zip(variables, values, strict=True)))
+
+
+def kernel_values(kernels):
+    """The values of kernels, as a list of tensors."""
+    return [ops.convert_to_tensor(masked.kernel.value) for masked in kernels.values()]
+
+
+@contextlib.contextmanager
+def unmasked(kernels):
+    """A context in which gradients reach masked weights too."""
+    before = [masked.update_masks for masked in kernels.values()]
+    for masked in kernels.values():
+        masked.update_masks = True
+    try:
+        yield
+    finally:
+        for masked, value in zip(kernels.values(), before, strict=True):
+            masked.update_masks = value
+
+
+def batches(x, y, batch_size):
+    """Yield `(x, y, size)` for parts of at most `batch_size` examples.
+
+    Raises:
+        ValueError: there are none, or parts of the data differ in length.
+    """
+    lengths = {len(part) for part in keras.tree.flatten((x, y)) if part is not None}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "`x` and `y` must be arrays of one length, 1 or more. Received: lengths "
+            f"{sorted(lengths)}"
+        )
+    (length,) = lengths
+    for start in range(0, length, batch_size):
+        end = min(start + batch_size, length)
+        part = slice(start, end)
+        cut = keras.tree.map_structure(
+            lambda a, part=part: None if a is None else np.asarray(a[part]), (x, y)
+        )
+        yield *cut, end - start
+
+
+def as_float(values):
+    """A tensor as a NumPy array of a floating-point dtype that NumPy has."""
+    values = ops.convert_to_numpy(values)
+    return values if values.dtype.kind == "f" else values.astype("float32")
