@@ -16,7 +16,8 @@ def gradients(function, values):
         on a tensor.
 
     Example:
-    >>> _, [g] = gradients(lambda w: keras.ops.sum(w[0] ** 2), [np.array([1.0, 3.0])])
+    >>> w = np.array([1.0, 3.0], "float32")
+    >>> _, [g] = gradients(lambda values: keras.ops.sum(values[0] ** 2), [w])
     >>> keras.ops.convert_to_numpy(g)
     array([2., 6.], dtype=float32)
     """
@@ -32,9 +33,10 @@ def hessian_gradient_products(function, values):
     product of the gradient with itself, one of the two held constant.
 
     Example:
-    >>> products = hessian_gradient_products(
-    ...     lambda w: keras.ops.sum(w[0] ** 3), [np.array([1.0, 2.0])])
-    >>> keras.ops.convert_to_numpy(products[0])  # 6 w times 3 w ** 2
+    >>> w = np.array([1.0, 2.0], "float32")
+    >>> [product] = hessian_gradient_products(
+    ...     lambda values: keras.ops.sum(values[0] ** 3), [w])
+    >>> keras.ops.convert_to_numpy(product)  # 6 w times 3 w ** 2
     array([ 18., 144.], dtype=float32)
     """
 
