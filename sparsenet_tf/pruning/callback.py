@@ -150,6 +150,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._steps_since += batch - self._last_batch
         self._last_batch = batch
         if self.observes_steps:
+            self.model  # noqa: B018  Keras gives variables their values back with JAX.
             self.criterion.observe(self._kernels)
         # Reading the step from the device costs more than all else here. Keras' own
         # training steps make at most one optimizer step a batch.

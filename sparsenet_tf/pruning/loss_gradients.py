@@ -84,26 +84,49 @@ def unmasked(kernels):
             masked.update_masks = value
 
 
-def batches(x, y, batch_size):
-    """Yield `(x, y, size)` for parts of at most `batch_size` examples.
+def check_data(x, y, batch_size):
+    """Return structures of NumPy arrays of one length, and the batch size, checked.
 
     Raises:
-        ValueError: there are none, or parts of the data differ in length.
+        TypeError: `batch_size` is no integer.
+        ValueError: it is less than 1, there are no examples, or `x` and `y` differ in
+            length.
     """
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"`batch_size` must be an integer. Received: {batch_size!r}")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be 1 or more. Received: {batch_size}")
+    x, y = keras.tree.map_structure(
+        lambda a: None if a is None else _as_examples(a), (x, y)
+    )
     lengths = {len(part) for part in keras.tree.flatten((x, y)) if part is not None}
     if len(lengths) != 1 or 0 in lengths:
+        names = "`x` must be an array" if y is None else "`x` and `y` must be arrays"
         raise ValueError(
-            "`x` and `y` must be arrays of one length, 1 or more. Received: lengths "
-            f"{sorted(lengths)}"
+            f"{names} of one length, 1 or more. Received: lengths {sorted(lengths)}"
         )
-    (length,) = lengths
+    return x, y, int(batch_size)
+
+
+def _as_examples(array):
+    array = np.asarray(array)
+    if array.ndim == 0 or array.dtype.kind == "O":
+        raise ValueError(
+            f"`x` and `y` must be arrays with an axis of examples. Received: {array!r}"
+        )
+    return array
+
+
+def batches(x, y, batch_size):
+    """Yield `(x, y, size)` for parts of at most `batch_size` of the examples."""
+    x, y, batch_size = check_data(x, y, batch_size)
+    length = len(keras.tree.flatten(x)[0])
     for start in range(0, length, batch_size):
-        end = min(start + batch_size, length)
-        part = slice(start, end)
+        part = slice(start, start + batch_size)
         cut = keras.tree.map_structure(
-            lambda a, part=part: None if a is None else np.asarray(a[part]), (x, y)
+            lambda a, part=part: None if a is None else a[part], (x, y)
         )
-        yield *cut, end - start
+        yield *cut, min(batch_size, length - start)
 
 
 def as_float(values):
