@@ -2,6 +2,8 @@
 
 import keras
 
+from sparsenet_tf.training.lottery import LotteryTicket as LotteryTicket
+from sparsenet_tf.training.lottery import lottery_ticket as lottery_ticket
 from sparsenet_tf.training.retrain import retrain_from_scratch as retrain_from_scratch
 from sparsenet_tf.training.sparsity_logger import SparsityLogger as SparsityLogger
 

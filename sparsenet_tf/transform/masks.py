@@ -47,6 +47,35 @@ def get_masks(model):
     return {path: masked.mask_value() for path, masked in kernels.items()}
 
 
+def shuffle_masks(masks, seed):
+    """Return masks with as many connections each, at places drawn at random.
+
+    The control of a lottery ticket that keeps each kernel's sparsity and gives up which
+    connections it was made of.
+
+    Args:
+        masks: dict `{path: mask}`, as from `get_masks`.
+        seed: integer, 0 or more, or a `numpy.random.Generator`.
+
+    Raises:
+        ValueError: an entry is no mask, or `seed` is negative.
+
+    Source: Frankle et al., "Pruning Neural Networks at Initialization: Why Are We
+    Missing the Mark?", arXiv 2009.08576, section 5 ("randomly shuffling").
+
+    Example:
+    >>> masks = {"dense/kernel": np.array([[1, 1, 0], [0, 0, 0]], bool)}
+    >>> shuffle_masks(masks, seed=1)["dense/kernel"].sum()
+    np.int64(2)
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = {}
+    for path, mask in masks.items():
+        mask = as_mask(mask, where=path)
+        shuffled[path] = rng.permutation(mask.ravel()).reshape(mask.shape)
+    return shuffled
+
+
 def save_masks(path, masks):
     """Write masks to a compressed `.npz` file, whole or not at all.
 
