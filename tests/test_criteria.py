@@ -118,15 +118,21 @@ def test_grasp_by_hand():
     # One example x = (1, 2), y = 2: the error is e = -3 with weights (1, -1), the
     # gradient 2 e x = (-6, -12), the Hessian 2 x x', their product 2 x (x . g) =
     # 2 (1, 2) (-30) = (-60, -120).
-    found = scores_of(GraSP(X[:1], Y[:1]), linear_model([1, -1]))["line/kernel"]
+    criterion = GraSP(X[:1], Y[:1], temperature=1)
+    found = scores_of(criterion, linear_model([1, -1]))["line/kernel"]
     assert_allclose(found, [[-60], [120]], rtol=1e-6)
+    # At a temperature of 2 the error is -2.5, the gradient e x = (-2.5, -5), the
+    # Hessian x x' / 2, their product x (x . g) / 2 = (1, 2) (-12.5) / 2.
+    criterion = GraSP(X[:1], Y[:1], temperature=2)
+    found = scores_of(criterion, linear_model([1, -1]))["line/kernel"]
+    assert_allclose(found, [[-6.25], [12.5]], rtol=1e-6)
 
 
 def test_grasp_is_what_the_gradients_norm_loses():
     model = two_layers()
     x, y = examples(model)
     kernels = masked_kernels(model)
-    found = scores_of(GraSP(x, y), model)
+    found = scores_of(GraSP(x, y, temperature=1), model)
 
     def half_square(weights):
         for masked, weight in zip(kernels.values(), weights, strict=True):
@@ -422,6 +428,8 @@ def test_bad_data_are_refused(criterion, x, y, batch_size, error, words):
         (lambda: SynFlow(0), ValueError, "`rounds` must be 1 or more"),
         (lambda: SynFlow(2.5), TypeError, "`rounds` must be an integer"),
         (lambda: Wanda(X[:0]), ValueError, "`x` must be an array"),
+        (lambda: GraSP(X, Y, temperature=0), ValueError, "`temperature` must be more"),
+        (lambda: GraSP(X, Y, temperature="a"), TypeError, "`temperature` must be a"),
     ],
 )
 def test_bad_arguments_are_refused(make, error, words):

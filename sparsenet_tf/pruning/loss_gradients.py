@@ -39,8 +39,10 @@ def mean_gradients(model, kernels, x, y, batch_size=256):
     return {path: t / count for path, t in zip(kernels, total, strict=True)}
 
 
-def loss_of_kernels(model, kernels, x, y):
+def loss_of_kernels(model, kernels, x, y, temperature=1):
     """The model's loss in training, as a function of a list of values of kernels.
+
+    Its outputs are divided by the temperature first.
 
     Raises:
         ValueError: the model is not compiled.
@@ -54,6 +56,8 @@ def loss_of_kernels(model, kernels, x, y):
     def loss(values):
         with kernels_read_as(kernels, values):
             outputs = model(x, training=True)
+            if temperature != 1:
+                outputs = keras.tree.map_structure(lambda o: o / temperature, outputs)
             found = model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
         return ops.cast(found, "float32")
 

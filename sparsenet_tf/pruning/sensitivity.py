@@ -144,17 +144,17 @@ class GraSP(_FromData):
     meant for a model that is not trained yet, and `scope="global"`. With several
     batches `H g` is their mean.
 
-    The authors divide logits by a temperature of 200 in that loss; a model's own loss
-    is taken here as it is.
-
     Args:
         x: inputs, an array or a structure of arrays.
         y: targets, likewise.
         batch_size: examples at a time.
+        temperature: what the model's outputs are divided by before the loss. The
+            authors' 200 is for logits; without it LeNet-300-100 is left with weights
+            of so large a gradient that it does not train.
 
     Raises:
-        ValueError: there are no examples, or `x` and `y` differ in length; when it is
-            used, the model is not compiled.
+        ValueError: there are no examples, `x` and `y` differ in length, or the
+            temperature is not positive; when it is used, the model is not compiled.
 
     Source: Wang et al., "Picking Winning Tickets Before Training by Preserving
     Gradient Flow", arXiv 2002.07376, section 4.
@@ -168,11 +168,27 @@ class GraSP(_FromData):
     5
     """
 
+    def __init__(self, x, y, batch_size=256, temperature=200):
+        super().__init__(x, y, batch_size)
+        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+            raise TypeError(
+                f"`temperature` must be a number. Received: {temperature!r}"
+            )
+        if not 0 < temperature < float("inf"):
+            raise ValueError(
+                f"`temperature` must be more than 0. Received: {temperature!r}"
+            )
+        self.temperature = temperature
+
+    def get_config(self):
+        """The arguments, the data included."""
+        return {**super().get_config(), "temperature": self.temperature}
+
     def scores(self, model, kernels):
         """Return `{path: array}` of the kernels' shapes."""
         total = [0.0] * len(kernels)
         for x, y, size in batches(self.x, self.y, self.batch_size):
-            loss = loss_of_kernels(model, kernels, x, y)
+            loss = loss_of_kernels(model, kernels, x, y, self.temperature)
             with unmasked(kernels):
                 found = hessian_gradient_products(loss, kernel_values(kernels))
             total = [
