@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import assert_allclose, assert_array_equal, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from sparsenet_tf.pruning import (
     magnitude,
 )
 from sparsenet_tf.pruning.loss_gradients import kernel_values, loss_of_kernels
-from tests.backends import assert_allclose, assert_array_equal, values
 
 
 def linear_model(weights):

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from backends import assert_array_equal, values
 
 import sparsenet_tf as stf
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.training import lottery_ticket
-from tests.backends import assert_array_equal, values
 
 
 def four_weights():
