@@ -15,7 +15,14 @@ from sparsenet_tf.layers import (
     SparseConv2D,
     SparseDense,
 )
-from sparsenet_tf.pruning import ConstantSparsity, PolynomialDecay, PruningCallback
+from sparsenet_tf.pruning import (
+    SET,
+    ConstantSparsity,
+    CosineDecay,
+    PolynomialDecay,
+    PruningCallback,
+    RigL,
+)
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -45,6 +52,9 @@ def instances():
         ConstantSparsity(0.5, 3, end_step=90, frequency=11),
         PruningCallback(schedule, scope="global", exclude="logits"),
         PruningCallback(ConstantSparsity(0.5, 3), criterion=signed),
+        CosineDecay(0.3, 90, begin_step=3, frequency=11),
+        SET(CosineDecay(0.3, 90), signed, "logits", seed=3),
+        RigL(CosineDecay(0.3, 90), np.eye(3), np.ones(3), 2, exclude=["a", "b"]),
         stf.SparsityLogger("logs"),
         stf.SparsityLogger("logs", 7, PruningCallback(schedule), image_size=0),
     ]
@@ -52,7 +62,8 @@ def instances():
 
 def public_classes():
     """The public classes that Keras would save."""
-    kinds = (L.Layer, keras.callbacks.Callback, PolynomialDecay, ConstantSparsity)
+    schedules = (PolynomialDecay, ConstantSparsity, CosineDecay)
+    kinds = (L.Layer, keras.callbacks.Callback, *schedules)
     modules = (stf, stf.layers, stf.pruning, stf.topology, stf.training, stf.transform)
     return {
         value
