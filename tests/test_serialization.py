@@ -16,14 +16,17 @@ from sparsenet_tf.layers import (
     SparseDense,
 )
 from sparsenet_tf.pruning import (
+    SET,
     SNIP,
     ConstantSparsity,
+    CosineDecay,
     Gradient,
     GraSP,
     Movement,
     PolynomialDecay,
     PruningCallback,
     Random,
+    RigL,
     SynFlow,
     Wanda,
 )
@@ -64,6 +67,9 @@ def instances():
         Movement(),
         Random(7),
         Wanda(DATA),
+        CosineDecay(0.3, 90, begin_step=3, frequency=11),
+        SET(CosineDecay(0.3, 90), signed, "logits", seed=3),
+        RigL(CosineDecay(0.3, 90), np.eye(3), np.ones(3), 2, exclude=["a", "b"]),
         stf.SparsityLogger("logs"),
         stf.SparsityLogger("logs", 7, PruningCallback(schedule), image_size=0),
     ]

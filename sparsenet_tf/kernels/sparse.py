@@ -1,6 +1,5 @@
 """Products with a sparse matrix of any pattern, of which only the nonzeros exist."""
 
-import functools
 import warnings
 
 import keras
@@ -38,6 +37,31 @@ class SparseProduct:
 
     def __init__(self, pattern):
         self.pattern = pattern
+        self._indices = {}  # arrays by implementation, once it is used
+        self.index_variables = None  # a `tf.Module`, if they are variables
+
+    def let_change(self):
+        """Hold the indices as variables in what is traced from now on.
+
+        With TensorFlow only, whose functions then go on after a `change`. Those of JAX
+        must be traced again, and PyTorch's know no difference.
+        """
+        if self.index_variables is None and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            self.index_variables = tf.Module()
+            self._indices = {}
+
+    def change(self, pattern):
+        """Multiply with another pattern, of the same sizes, from now on."""
+        self.pattern = pattern
+        self.let_change()
+        if self.index_variables is None:
+            self._indices = {}
+        for implementation, variables in self._indices.items():
+            arrays = _INDICES[implementation](pattern)
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
 
     def __call__(self, x, values, implementation="auto"):
         """Return the product.
@@ -65,37 +89,49 @@ class SparseProduct:
 
     def _native(self, x, values):
         return native.load_ops().sparsenet_sparse_matmul(
-            x, values, *self._native_indices, transpose=False
+            x, values, *self._held("native"), transpose=False
         )
 
     def _csr(self, x, values):
         from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops as csr
         from tensorflow.sparse import SparseTensor
 
+        (indices,) = self._held("csr")
         shape = self.pattern.output_size, self.pattern.input_size
-        matrix = csr.CSRSparseMatrix(SparseTensor(self._csr_indices, values, shape))
+        matrix = csr.CSRSparseMatrix(SparseTensor(indices, values, shape))
         return ops.transpose(csr.matmul(matrix, x, transpose_b=True))
 
     def _dense(self, x, values):
+        (indices,) = self._held("dense")
         shape = self.pattern.input_size, self.pattern.output_size
-        return ops.matmul(x, write_out(self._dense_indices, values, shape))
+        return ops.matmul(x, write_out(indices, values, shape))
 
-    @functools.cached_property
-    def _native_indices(self):
-        pattern = self.pattern
-        return constants(pattern.splits, pattern.inputs, *pattern.by_input)
+    def _held(self, implementation):
+        if implementation not in self._indices:
+            arrays = _INDICES[implementation](self.pattern)
+            if self.index_variables is not None:
+                arrays = variables(*arrays)
+                setattr(self.index_variables, implementation, arrays)
+            elif keras.backend.backend() == "tensorflow":
+                arrays = constants(*arrays)
+            self._indices[implementation] = arrays
+        return self._indices[implementation]
 
-    @functools.cached_property
-    def _csr_indices(self):
-        edges = np.stack([self.pattern.outputs(), self.pattern.inputs], axis=1)
-        return constants(edges.astype(np.int64))[0]
 
-    @functools.cached_property
-    def _dense_indices(self):
-        edges = np.stack([self.pattern.inputs, self.pattern.outputs()], axis=1)
-        if keras.backend.backend() == "tensorflow":
-            return constants(edges)[0]
-        return edges
+def _native_indices(pattern):
+    return pattern.splits, pattern.inputs, *pattern.by_input
+
+
+def _csr_indices(pattern):
+    edges = np.stack([pattern.outputs(), pattern.inputs], axis=1)
+    return (edges.astype(np.int64),)
+
+
+def _dense_indices(pattern):
+    return (np.stack([pattern.inputs, pattern.outputs()], axis=1),)
+
+
+_INDICES = {"native": _native_indices, "csr": _csr_indices, "dense": _dense_indices}
 
 
 def write_out(indices, values, shape):
@@ -209,3 +245,11 @@ def constants(*arrays):
 
     with tf.init_scope():
         return [tf.constant(array) for array in arrays]
+
+
+def variables(*arrays):
+    """TensorFlow variables that any function may use."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return [tf.Variable(array, trainable=False) for array in arrays]

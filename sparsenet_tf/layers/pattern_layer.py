@@ -3,17 +3,20 @@
 import numpy as np
 
 from sparsenet_tf.kernels import sparse
+from sparsenet_tf.topology import SparsePattern
 
 
 class PatternLayer:
     """Mixed into a layer with a `pattern`: one vector of nonzeros, saved with it.
 
     The pattern is in the layer's config. Saved weights have its digest, so that they
-    are not loaded into a layer of another pattern.
+    are not loaded into a layer of another pattern. Once it has changed they have the
+    pattern itself, which the layer that loads them then takes.
     """
 
     CONNECTIONS = "pattern"
     OWN_SETTINGS = ("scale_to_fan_in", "implementation")
+    pattern_has_changed = False  # since the layer was made
 
     def choose_implementation(self, implementation):
         """Keep a checked `implementation`; Keras asks whether XLA may compile it."""
@@ -28,6 +31,8 @@ class PatternLayer:
         """Save the weights, and by what pattern they are ordered."""
         super().save_own_variables(store)
         store["pattern"] = self.pattern.digest()
+        if self.pattern_has_changed:
+            store["splits"], store["inputs"] = self.pattern.splits, self.pattern.inputs
 
     def load_own_variables(self, store):
         """Load the weights, unless they are of another pattern.
@@ -37,7 +42,15 @@ class PatternLayer:
         """
         values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (no dict)
         found = values.pop("pattern", None)
-        if found is not None and not np.array_equal(found, self.pattern.digest()):
+        changed = [
+            np.asarray(values.pop(n)) for n in ("splits", "inputs") if n in values
+        ]
+        if found is None or np.array_equal(found, self.pattern.digest()):
+            pass
+        elif changed:
+            sizes = self.pattern.input_size, self.pattern.output_size
+            self.set_pattern(SparsePattern(*sizes, *changed))
+        else:
             raise ValueError(
                 f"The weights of layer {self.name!r} must be of its own pattern, "
                 f"{self.pattern}. Received: weights of another one"

@@ -1,9 +1,11 @@
 """`SparseDense`: a dense layer with any set of connections, and no others."""
 
 import keras
+import numpy as np
 
 from sparsenet_tf.kernels import sparse
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
 from sparsenet_tf.layers.pattern_layer import PatternLayer
 from sparsenet_tf.topology import SparsePattern
@@ -17,7 +19,8 @@ class SparseDense(PatternLayer, NonzeroDense):
     optimizer's slots are as short; neither W nor a mask exists. On a CPU, with
     TensorFlow, the products are our own operation, which skips what is not there (see
     `sparsenet_tf.kernels.sparse`). Input shape `(..., input_size)`, output shape
-    `(..., output_size)`. The pattern is fixed and is saved with the layer's config.
+    `(..., output_size)`. The pattern is saved with the layer's config. It is fixed but
+    for `set_pattern`, by which dynamic sparse training moves connections.
 
     Args:
         pattern: a `stf.topology.SparsePattern`, or a mask (inputs, outputs).
@@ -119,6 +122,68 @@ class SparseDense(PatternLayer, NonzeroDense):
                 f"{inputs} coming in"
             )
 
+    def let_pattern_change(self):
+        """Prepare for `set_pattern`, before functions are traced that are to go on.
+
+        TensorFlow's functions that were traced before either one keep the pattern
+        that they saw, and so do JAX's that were traced before a `set_pattern`:
+        `model.make_train_function(force=True)` has Keras trace again. The callbacks of
+        `stf.pruning` see to it.
+        """
+        self._product.let_change()
+        # Where TensorFlow finds what a SavedModel of the layer needs.
+        self.index_variables = self._product.index_variables
+
+    @property
+    def pattern_is_constant(self):
+        """Whether functions keep the pattern that they are traced with."""
+        return self._product.index_variables is None
+
+    def set_pattern(self, pattern):
+        """Give the layer other connections, as many as it has.
+
+        Those that it has already keep their weights, and new ones have zeros.
+
+        Args:
+            pattern: a `stf.topology.SparsePattern`, or a mask (inputs, outputs).
+
+        Returns:
+            For each connection its number in the pattern of before, -1 for a new one.
+
+        Raises:
+            ValueError: the layer is not built, or the pattern has other sizes or
+                another number of connections.
+
+        Example:
+        >>> layer = SparseDense(np.eye(2, dtype=bool), kernel_initializer="ones")
+        >>> layer.build((None, 2))
+        >>> layer.set_pattern([[1, 1], [0, 0]])
+        array([ 0, -1])
+        >>> layer.dense_kernel()
+        array([[1., 0.],
+               [0., 0.]], dtype=float32)
+        """
+        pattern, old = as_pattern(pattern), self.pattern
+        if not self.built:
+            raise ValueError(
+                f"Layer {self.name!r} must be built before `set_pattern` is called."
+            )
+        if any(
+            getattr(pattern, name) != getattr(old, name)
+            for name in ("input_size", "output_size", "num_connections")
+        ):
+            raise ValueError(
+                f"`pattern` must be of the sizes of layer {self.name!r}, {old}. "
+                f"Received: {pattern}"
+            )
+        source = old.find(pattern)
+        self.let_pattern_change()
+        self._product.change(pattern)
+        self.pattern = pattern
+        self.pattern_has_changed = True
+        self.kernel.assign(taken(to_numpy(self.kernel), source))
+        return source
+
     def product(self, inputs):
         """Return `inputs @ W`."""
         return self._product(inputs, self.kernel, self.implementation)
@@ -135,6 +200,11 @@ def as_pattern(pattern):
     if isinstance(pattern, dict):
         return SparsePattern.from_config(pattern)
     return SparsePattern.from_mask(pattern)
+
+
+def taken(values, source):
+    """The values at `source`, as from `set_pattern`, and zeros where that is -1."""
+    return np.where(source >= 0, values[source], np.zeros((), values.dtype))
 
 
 def given_mask(layer, mask):

@@ -5,12 +5,12 @@ import warnings
 import keras
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.masked_kernel import to_numpy
 from sparsenet_tf.pruning.criteria import magnitude
-from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.pruning.steps import Steps, optimizer_step
 from sparsenet_tf.pruning.update import (
     check_criterion,
     check_structure,
@@ -101,8 +101,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.updates = {}
         self._kernels = {}
         self._updated_at = None
-        self._read_step, self._steps_since = 0, 0
-        self._last_batch = -1
+        self._steps = None
         self._sparsity = 0.0
         self._has_begun = False
 
@@ -122,13 +121,13 @@ class PruningCallback(keras.callbacks.Callback):
         check_scope(self.scope, self.model)
         self._kernels = prunable_kernels(self.model, exclude)
         self._updated_at = None
-        self._own_steps = not trains_as_keras(self.model)
+        self._steps = Steps(self.model)
         masks = {path: masked.mask_value() for path, masked in self._kernels.items()}
         self._sparsity = sparsity_of(masks.values())
         for path, mask in masks.items():  # whatever was assigned to them since
             self._kernels[path].set_mask(mask, guard=False)
         # A model that starts again, or from an earlier checkpoint, has no such past.
-        step = self._step()
+        step = self._steps.read
         self.updates = {s: seen for s, seen in self.updates.items() if s < step}
         lower_guards(self.model, self._kernels.values())
         if self.observes_steps:
@@ -138,24 +137,19 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Batches are counted from 0 in each epoch."""
-        self._last_batch = -1
+        self._steps.begin_epoch()
         # When training began, a callback after this one, such as `BackupAndRestore`,
         # may have gone back to an earlier training.
-        if self._has_begun and self._step() != self._read_step:
+        if self._has_begun and optimizer_step(self.model) != self._steps.read:
             self.on_train_begin()
         self._has_begun = False
 
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
-        self._steps_since += batch - self._last_batch
-        self._last_batch = batch
         if self.observes_steps:
             self.model  # noqa: B018  Keras gives variables their values back with JAX.
             self.criterion.observe(self._kernels)
-        # Reading the step from the device costs more than all else here. Keras' own
-        # training steps make at most one optimizer step a batch.
-        at_most = self._read_step + self._steps_since
-        if self._own_steps or self.schedule.last_update(at_most) != self._updated_at:
+        if self._steps.has_come(self.schedule, batch, self._updated_at):
             self._prune_if_due()
         if logs is not None:
             logs["sparsity"] = self._sparsity
@@ -171,9 +165,10 @@ class PruningCallback(keras.callbacks.Callback):
         final = self.schedule.final_sparsity
         if self._updated_at is None or self.schedule(self._updated_at) < final:
             warnings.warn(
-                f"Training ended at step {self._step()} before the pruning schedule "
-                f"did: the sparsity reached is {self._sparsity:.4f}, its final one "
-                f"{final:.4f}. Train longer, or call `fit` again to go on.",
+                f"Training ended at step {optimizer_step(self.model)} before the "
+                f"pruning schedule did: the sparsity reached is {self._sparsity:.4f}, "
+                f"its final one {final:.4f}. Train longer, or call `fit` again to go "
+                "on.",
                 stacklevel=2,
             )
 
@@ -195,14 +190,9 @@ class PruningCallback(keras.callbacks.Callback):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
 
-    def _step(self):
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return int(to_numpy(optimizer.iterations))
-
     def _prune_if_due(self):
-        self._read_step, self._steps_since = self._step(), 0
-        due = self.schedule.last_update(self._read_step)
+        step = self._steps.read_now(self.model)
+        due = self.schedule.last_update(step)
         if due is None or due == self._updated_at:
             return
         masks = prune_kernels(
@@ -215,6 +205,6 @@ class PruningCallback(keras.callbacks.Callback):
             self.schedule.final_sparsity,
         )
         self._sparsity = sparsity_of(masks.values())
-        self.updates[self._read_step] = {p: sparsity_of([m]) for p, m in masks.items()}
+        self.updates[step] = {p: sparsity_of([m]) for p, m in masks.items()}
         clear_slots(self.model.optimizer, self._kernels.values())
         self._updated_at = due

@@ -182,7 +182,8 @@ def as_schedule(schedule):
     0.5
     """
     is_object = not isinstance(schedule, type)
-    if is_object and callable(schedule) and hasattr(schedule, "last_update"):
+    is_schedule = is_object and callable(schedule) and hasattr(schedule, "last_update")
+    if is_schedule and hasattr(schedule, "final_sparsity"):
         return schedule
     has_config = is_object and hasattr(schedule, "get_config")
     config = schedule.get_config() if has_config else {}

@@ -17,6 +17,8 @@ _ELEMENTWISE = (
     keras.optimizers.Lamb,
     keras.optimizers.Lion,
 )
+# Slots that are an average or a sum of weights or gradients, whatever the optimizer.
+_OF_ANY_OPTIMIZER = ("_model_variables_moving_average", "_accumulated_gradients")
 
 
 def is_elementwise(optimizer):
@@ -40,24 +42,30 @@ def clear_slots(optimizer, masked_kernels):
             the optimizer inside it.
         masked_kernels: iterable of `MaskedKernel`.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     elementwise = is_elementwise(optimizer)
+    for masked in masked_kernels:
+        for name, slot in slots_of(optimizer, masked.kernel):
+            if elementwise or name in _OF_ANY_OPTIMIZER:
+                slot.assign(slot * masked.mask)
+
+
+def slots_of(optimizer, variable):
+    """Return `(name of the list, slot)` of the slots with an entry for each weight.
+
+    Args:
+        optimizer: as for `clear_slots`.
+        variable: a trainable variable, of the optimizer's or not.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     variables = optimizer._trainable_variables if optimizer.built else []
-    index = {id(variable): i for i, variable in enumerate(variables)}
-    slots = [
-        value
+    index = next((i for i, v in enumerate(variables) if v is variable), None)
+    if index is None:
+        return []
+    return [
+        (name, value[index])
         for name, value in vars(optimizer).items()
         if isinstance(value, list)
         and len(value) == len(variables)
         and value is not variables
-        and (
-            elementwise
-            or name in ("_model_variables_moving_average", "_accumulated_gradients")
-        )
+        and getattr(value[index], "shape", None) == variable.shape
     ]
-    for masked in masked_kernels:
-        if id(masked.kernel) in index:
-            for slot in slots:
-                variable = slot[index[id(masked.kernel)]]
-                if getattr(variable, "shape", None) == masked.kernel.shape:
-                    variable.assign(variable * masked.mask)

@@ -42,6 +42,31 @@ def random_mask(shape, sparsity, seed, exact=False):
     return select_mask(scores, sparsity) if exact else scores >= sparsity
 
 
+def random_positions(size, taken, count, seed):
+    """Draw positions that are free, each set of so many equally likely.
+
+    Args:
+        size: number of positions, 0 to `size - 1`.
+        taken: rising integer array, those that are not free.
+        count: how many to draw, at most those that are free.
+        seed: an integer of 0 or more, a sequence of them, or a generator.
+
+    Returns:
+        Integer array (count,), rising.
+
+    Example:
+    >>> random_positions(6, np.array([0, 2, 4]), 3, seed=0)
+    array([1, 3, 5])
+    """
+    taken = np.asarray(taken, np.int64)
+    rng = np.random.default_rng(seed)
+    ranks = np.sort(rng.choice(size - taken.size, count, replace=False, shuffle=False))
+    # Of the free positions, that of rank r lies behind each taken one that has at
+    # most r free ones before it.
+    before = taken - np.arange(taken.size)
+    return ranks + np.searchsorted(before, ranks, side="right")
+
+
 def expander_mask(shape, fan_in, seed):
     """Give every output `fan_in` distinct inputs at random, and use all inputs evenly.
 

@@ -80,6 +80,28 @@ def select_masks(scores, sparsity, masks=None):
     return [p.reshape(s.shape) for p, s in zip(pieces, scores, strict=True)]
 
 
+def highest(scores, count):
+    """Return the indices of the highest scores, rising; of equals the first ones.
+
+    Args:
+        scores: vector of real numbers, without NaN.
+        count: how many, from 0 to the vector's length.
+
+    Returns:
+        Integer array (count,).
+
+    Example:
+    >>> highest(np.array([1.0, 5.0, 1.0, 3.0]), 3)
+    array([0, 1, 3])
+    """
+    if count == 0:
+        return np.zeros(0, np.intp)
+    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    above = np.flatnonzero(scores > threshold)
+    ties = np.flatnonzero(scores == threshold)[: count - above.size]
+    return np.sort(np.concatenate([above, ties]))
+
+
 def check_sparsity(sparsity, name="sparsity"):
     """Return `sparsity` as a float in [0, 1), or say what is wrong with it.
 

@@ -148,8 +148,7 @@ class SparsePattern:
 
     def get_config(self):
         """Return a dict of plain values, some bytes a connection, fit for JSON."""
-        places = self.outputs().astype(np.int64) * self.input_size + self.inputs
-        steps = np.diff(places, prepend=-1)
+        steps = np.diff(self._places(), prepend=-1)
         wide = bool(steps.size) and int(steps.max()) >= 2**32
         data = zlib.compress(steps.astype("<u8" if wide else "<u4").tobytes(), 1)
         return {
@@ -185,6 +184,29 @@ class SparsePattern:
         """The output of each connection, int32 (num_connections,)."""
         sizes = np.diff(self.splits)
         return np.repeat(np.arange(self.output_size, dtype=np.int32), sizes)
+
+    def _places(self):
+        return self.outputs().astype(np.int64) * self.input_size + self.inputs
+
+    def find(self, other):
+        """Return which connection of this pattern each one of another is.
+
+        Args:
+            other: a pattern of the same sizes.
+
+        Returns:
+            Integer array (other.num_connections,), -1 where this one has none.
+
+        Example:
+        >>> old = SparsePattern.from_edges(4, 1, [0, 3], [0, 0])
+        >>> old.find(SparsePattern.from_edges(4, 1, [1, 3], [0, 0]))
+        array([-1,  1])
+        """
+        if self.num_connections == 0:
+            return np.full(other.num_connections, -1)
+        mine, others = self._places(), other._places()
+        index = np.minimum(np.searchsorted(mine, others), mine.size - 1)
+        return np.where(mine[index] == others, index, -1)
 
     def mask(self):
         """The boolean array (input_size, output_size)."""

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.pruning.callback import PruningCallback
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.training.fused_update import fused_updates
 
@@ -36,8 +35,8 @@ def fit(
 
     A period of `evaluate_every` steps is to callbacks and in the `History` what an
     epoch is in `model.fit`. Within one, callbacks are called between chunks of steps
-    that end where a `PruningCallback` has an update due, without the metrics' values,
-    which are read once a period.
+    that end where a callback's `schedule` has an update due, without the metrics'
+    values, which are read once a period.
 
     Args:
         model: a built and compiled `keras.Model`, with the TensorFlow backend.
@@ -49,7 +48,7 @@ def fit(
         batch_size: of arrays.
         evaluate_every: steps in a period.
         validation_data: `(x, y)` that is evaluated after each period, or None.
-        callbacks: Keras callbacks, a `PruningCallback` among them to prune.
+        callbacks: Keras callbacks, such as a `PruningCallback` or a `RigL`.
         seed: integer, of the order of the data.
         verbose: as for `model.fit`.
 
@@ -86,11 +85,13 @@ def fit(
         steps=evaluate_every,
         model=model,
     )
-    found = [c for c in callbacks.callbacks if isinstance(c, PruningCallback)]
+    # Such as a PruningCallback or a RigL, which change masks.
+    found = [c for c in callbacks.callbacks if hasattr(c, "schedule")]
+    found = [c for c in found if hasattr(c.schedule, "last_update")]
     schedules = [callback.schedule for callback in found]
-    each_step = any(callback.observes_steps for callback in found)
+    each_step = any(getattr(callback, "observes_steps", False) for callback in found)
     kernels = masked_kernels(model).values()
-    if not found:  # A PruningCallback does this itself.
+    if not found:  # They do this themselves.
         lower_guards(model, kernels)
     try:
         model.stop_training = False

@@ -1,0 +1,96 @@
+"""The connections of a kernel, as dynamic sparse training moves them.
+
+Those of a kernel under a mask and those of a layer that holds only its nonzeros look
+alike here: a connection is its position in the flat dense kernel.
+"""
+
+import numpy as np
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.mask_values import to_numpy
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.sparse_dense import taken
+from sparsenet_tf.pruning.slots import clear_slots, slots_of
+from sparsenet_tf.pruning.update import finite_values, score
+from sparsenet_tf.topology import SparsePattern
+
+
+class MaskedConnections:
+    """Where the mask of a `MaskedKernel` is 1."""
+
+    def __init__(self, path, masked):
+        self.path, self.masked = path, masked
+        self.shape = tuple(masked.kernel.shape)
+
+    def positions(self):
+        """Positions of the connections, rising."""
+        return np.flatnonzero(self.masked.mask_value())
+
+    def scores(self, criterion):
+        """Scores of the connections, in the order of their positions."""
+        values = finite_values(self.path, self.masked.kernel)
+        found = score(None, {}, {self.path: values}, criterion)[self.path]
+        return found.ravel()[self.positions()]
+
+    def move(self, positions, optimizer):
+        """Connect these positions alone; new ones have zero weights and slots."""
+        mask = np.zeros(self.shape, bool)
+        mask.ravel()[positions] = True
+        # The slots of what the old mask hid are zero, as the weights should be.
+        value = self.masked.kernel_value()
+        value = np.where(self.masked.mask_value(), value, np.zeros((), value.dtype))
+        self.masked.set_mask(mask, value, guard=False)
+        clear_slots(optimizer, [self.masked])
+
+
+class NonzeroConnections:
+    """The pattern of a layer that has `set_pattern`, such as `SparseDense`."""
+
+    def __init__(self, path, layer):
+        self.path, self.layer = path, layer
+        self.shape = tuple(layer.dense_shape)
+
+    def positions(self):
+        """Positions of the connections, rising."""
+        pattern = self.layer.pattern
+        _, outputs, order = pattern.by_input
+        return pattern.inputs[order].astype(np.int64) * self.shape[1] + outputs
+
+    def scores(self, criterion):
+        """Scores of the connections, in the order of their positions."""
+        values = finite_values(self.path, self.layer.kernel)
+        found = score(None, {}, {self.path: values}, criterion)[self.path]
+        return found[self.layer.pattern.by_input[2]]
+
+    def move(self, positions, optimizer):
+        """Connect these positions alone; new ones have zero weights and slots."""
+        edges = positions // self.shape[1], positions % self.shape[1]
+        source = self.layer.set_pattern(SparsePattern.from_edges(*self.shape, *edges))
+        for _, slot in slots_of(optimizer, self.layer.kernel):
+            slot.assign(taken(to_numpy(slot), source))
+
+
+def find_connections(model, exclude=()):
+    """Return `{path: connections}` of the kernels that may exchange connections.
+
+    Args:
+        model: a built model.
+        exclude: layer names or paths of kernels to leave out.
+
+    Raises:
+        ValueError: there are none, or each has all its connections.
+    """
+    found = {p: MaskedConnections(p, m) for p, m in masked_kernels(model).items()}
+    for path, layer in tree.walk(model):
+        if hasattr(layer, "set_pattern"):
+            path = f"{path}/kernel"
+            found[path] = NonzeroConnections(path, layer)
+    kept = {p: c for p, c in found.items() if not tree.matches(p, exclude)}
+    if not any(c.positions().size < np.prod(c.shape) for c in kept.values()):
+        raise ValueError(
+            "`model` must have sparse kernels whose connections can be exchanged: "
+            "masks with zeros, as of `stf.pruning.prune_one_shot`, or SparseDense "
+            f"layers. Received: model {model.name!r} with "
+            f"{list(kept) or 'no kernels of either kind'}"
+        )
+    return kept

@@ -1,0 +1,164 @@
+"""`DynamicTraining`: what the methods of dynamic sparse training have in common."""
+
+import keras
+import numpy as np
+
+from sparsenet_tf.layers import tree
+from sparsenet_tf.pruning.connections import (
+    MaskedConnections,
+    NonzeroConnections,
+    find_connections,
+)
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.steps import Steps, optimizer_step
+from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.selection import highest
+
+
+class DynamicTraining(keras.callbacks.Callback):
+    """Exchanges connections on schedule, each kernel keeping as many as it has.
+
+    At an update a kernel of n connections loses the `round(f * n)` with the lowest
+    scores, among equals the later ones, and gains as many among all that are free
+    then, the lost ones too. Of those, a subclass says which, by a method `grow(kept,
+    counts, due)`: from dicts by path of the positions kept, of how many are to grow,
+    and the step at which the schedule has the update, to one of the positions grown. A
+    position is an index into the flat dense kernel. A connection that is lost and
+    grown again keeps its weight; any other that grows begins at zero, as do its
+    optimizer slots.
+    """
+
+    def __init__(self, schedule, drop, exclude, seed):
+        super().__init__()
+        is_schedule = callable(schedule) and hasattr(schedule, "last_update")
+        # A sparsity is no share of connections to exchange.
+        if not is_schedule or hasattr(schedule, "final_sparsity"):
+            raise TypeError(
+                "`schedule` must be the share of connections to exchange, such as "
+                f"stf.pruning.CosineDecay. Received: {schedule!r}"
+            )
+        if not callable(drop) or isinstance(drop, type):
+            raise TypeError(
+                "`drop` must be a function from a kernel's values to scores. "
+                f"Received: {drop!r}"
+            )
+        self.schedule, self.drop = schedule, drop
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.seed = check_integer(seed, "seed", 0)
+        self.updates = {}
+        self.connections = {}
+        self._updated_at = None
+        self._steps = None
+        self._sparsity = 0.0
+        self._has_begun = False
+
+    @property
+    def sparsity(self):
+        """Share of the weights that are not there, in the kernels of this callback."""
+        return self._sparsity
+
+    def on_train_begin(self, logs=None):
+        """Find the kernels; their connections stay as they are."""
+        exclude = tree.check_names(self.model, self.exclude, "exclude")
+        self.connections = find_connections(self.model, exclude)
+        count = {p: c.positions().size for p, c in self.connections.items()}
+        size = sum(np.prod(c.shape) for c in self.connections.values())
+        self._sparsity = float(1 - sum(count.values()) / size)
+        for masked in self._masked():  # whatever was assigned to them since
+            masked.set_mask(masked.mask_value(), guard=False)
+        lower_guards(self.model, self._masked())
+        self._let_patterns_change()
+        self._steps = Steps(self.model)
+        # An update of this very step was made before training was interrupted.
+        self._updated_at = self.schedule.last_update(self._steps.read)
+        self.updates = {s: u for s, u in self.updates.items() if s <= self._steps.read}
+        self._has_begun = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Batches are counted from 0 in each epoch."""
+        self._steps.begin_epoch()
+        # When training began, a callback after this one, such as `BackupAndRestore`,
+        # may have gone back to an earlier training.
+        if self._has_begun and optimizer_step(self.model) != self._steps.read:
+            self.on_train_begin()
+        self._has_begun = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Exchange connections if an update has come due, and report the sparsity."""
+        if self._steps.has_come(self.schedule, batch, self._updated_at):
+            step = self._steps.read_now(self.model)
+            due = self.schedule.last_update(step)
+            if due is not None and due != self._updated_at:
+                self._updated_at = due
+                self.updates[step] = self._exchange(due)
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Report the sparsity."""
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_train_end(self, logs=None):
+        """Guard masked weights against what else may train them."""
+        raise_guards(self._masked())
+
+    def get_config(self):
+        """The arguments that all methods have."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "drop": keras.saving.serialize_keras_object(self.drop),
+            "exclude": self.exclude,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The callback of `get_config`; it has yet to train."""
+        revive = keras.saving.deserialize_keras_object
+        return cls(**{name: revive(value) for name, value in config.items()})
+
+    def _masked(self):
+        found = self.connections.values()
+        return [c.masked for c in found if isinstance(c, MaskedConnections)]
+
+    def _layers(self):
+        found = self.connections.values()
+        return [c.layer for c in found if isinstance(c, NonzeroConnections)]
+
+    def _let_patterns_change(self):
+        constant = [layer for layer in self._layers() if layer.pattern_is_constant]
+        for layer in constant:
+            layer.let_pattern_change()
+        if not all(layer.pattern_is_constant for layer in constant):
+            _trace_again(self.model)
+
+    def _exchange(self, due):
+        """Exchange connections, and return how many are new by path."""
+        fraction = self.schedule(due)
+        before, kept, counts = {}, {}, {}
+        for path, connections in self.connections.items():
+            before[path] = connections.positions()
+            size = before[path].size
+            counts[path] = round(fraction * size)
+            stay = highest(connections.scores(self.drop), size - counts[path])
+            kept[path] = before[path][stay]
+        if not any(counts.values()):
+            return counts
+        grown = self.grow(kept, counts, due)
+        new = {}
+        for path, connections in self.connections.items():
+            after = np.sort(np.concatenate([kept[path], grown[path]]))
+            # By sorting, which is fast for what is sorted already.
+            known = np.isin(after, before[path], assume_unique=True, kind="sort")
+            new[path] = int(np.count_nonzero(~known))
+            if new[path]:
+                connections.move(after, self.model.optimizer)
+        if any(layer.pattern_is_constant for layer in self._layers()):
+            _trace_again(self.model)
+        return new
+
+
+def _trace_again(model):
+    model.make_train_function(force=True)
+    model.test_function = model.predict_function = None
