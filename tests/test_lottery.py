@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import assert_array_equal, values
+from backends import BACKEND, assert_array_equal, values
 
 import sparsenet_tf as stf
 from sparsenet_tf.layers.masked import masked_kernels
@@ -111,6 +111,20 @@ def test_a_ticket_is_the_dense_network_at_the_early_step(optimizer, rewind_step)
     for ours, theirs in zip(own, other, strict=True):
         if ours.ndim == 1:  # biases and moving averages
             assert_array_equal(ours, theirs)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the compiled loop is TensorFlow's")
+def test_the_compiled_loop_stops_at_the_early_step():
+    def compiled(model, callbacks):
+        stf.training.fit(model, X, Y, steps=9, batch_size=16, callbacks=callbacks)
+
+    model = network()
+    ticket = lottery_ticket(model, compiled, 0.5, rounds=1, rewind_step=4)
+    dense = stf.sparsify(model)
+    stf.training.fit(dense, X, Y, steps=4, batch_size=16)
+    for path, masked in masked_kernels(ticket.model).items():
+        early = values(masked_kernels(dense)[path].kernel)
+        assert_array_equal(masked.kernel, np.where(masked.mask_value(), early, 0))
 
 
 def test_the_given_model_stays_as_it_was():

@@ -12,6 +12,7 @@ from sparsenet_tf.layers.replace import is_copyable
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.schedules import ConstantSparsity
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots
 from sparsenet_tf.pruning.update import prunable_kernels, prune_kernels, sparsity_of
@@ -165,6 +166,8 @@ class _Snapshot(keras.callbacks.Callback):
     def __init__(self, at_step):
         super().__init__()
         self.at_step, self.values = at_step, None
+        # Where `stf.training.fit` stops for its callbacks.
+        self.schedule = ConstantSparsity(0.0, at_step, end_step=at_step)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.values is None and self.step(self.model) >= self.at_step:
