@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import stat
+import tracemalloc
 import zipfile
 import zlib
 
@@ -494,3 +495,20 @@ def test_a_single_array_file(tmp_path):
 def test_a_saved_model(tmp_path):
     keras.Sequential([keras.Input((3,)), layers.Dense(4)]).save(tmp_path / "m.keras")
     assert_refused(tmp_path / "m.keras")
+
+
+def test_a_claim_of_many_bytes_is_refused_before_they_are_asked_for(tmp_path):
+    # Found by tests/fuzz/fuzz_readers.py: sizes in the directory, a gigabyte each.
+    path = tmp_path / "masks.npz"
+    stf.save_masks(path, {"dense/kernel": np.eye(9, dtype=bool)})
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\1\2")
+    content[directory + 20 : directory + 24] = (2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="claims 1073741824 bytes"):
+            stf.load_masks(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()

@@ -158,17 +158,21 @@ def _read_npz(file):
         # The end record counts the entries; damage to one can swallow the next.
         file.seek(-_END_RECORD.size, os.SEEK_END)
         signature, count, comment = _END_RECORD.unpack(file.read())
+        file_size = file.tell()
         if signature != b"PK\5\6" or comment or count != len(members) or not members:
             raise ValueError(f"{len(members)} masks, where its end says {count}")
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name == member.filename or name in masks or member.comment:
                 raise ValueError(f"{member.filename!r} is no mask or is there twice")
-            masks[name] = _read(archive, member)
+            masks[name] = _read(archive, member, file_size)
     return masks
 
 
-def _read(archive, member):
+def _read(archive, member, file_size):
+    # A zip's reader asks for as many bytes at once as are claimed.
+    if member.compress_size > file_size:
+        raise ValueError(f"{member.filename!r} claims {member.compress_size} bytes")
     # Deflate shrinks at most 1,032 times: a larger claim is damage, or an attack.
     if member.file_size > 1100 * member.compress_size:
         raise ValueError(f"{member.filename!r} claims {member.file_size} bytes")
