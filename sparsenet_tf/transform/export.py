@@ -1,5 +1,6 @@
 """`export`: files for inference, and how small they can be."""
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -28,6 +29,16 @@ FORMATS = {
 }
 # Bytes of dense weights up to which they are compressed to see their size.
 GZIP_MOST = 2**30
+
+# TensorFlow's, of a full disk, a file that may not be longer, and the like.
+_FILE_ERRORS = {
+    "DataLossError",
+    "NotFoundError",
+    "OutOfRangeError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "UnknownError",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +139,27 @@ def export(model, path, format=None, print_fn=print, **options):
             if format == "onnx":  # for which Keras wants it to have been called
                 plain(plain.inputs[0] if len(plain.inputs) == 1 else plain.inputs)
             options["format"] = FORMATS[format][1]
-            plain.export(str(made), verbose=False, **options)
+            with _os_errors(path):
+                plain.export(str(made), verbose=False, **options)
     sizes = _sizes(path, arrays, compact.tell())
     if print_fn is not None:
         print_fn(str(sizes))
     return sizes
+
+
+@contextlib.contextmanager
+def _os_errors(path):
+    """A context in which what TensorFlow says of files becomes an OSError."""
+    try:
+        yield
+    except Exception as error:
+        # By name: with other backends TensorFlow may not be there.
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if not ("OpError" in kinds and kinds & _FILE_ERRORS):
+            raise
+        raise OSError(
+            f"`path` cannot be written. Received: {path} ({error})"
+        ) from error
 
 
 def _check_format(format, path):
