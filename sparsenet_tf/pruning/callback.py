@@ -6,7 +6,7 @@ import keras
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.criteria import magnitude
-from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.guards import Guards
 from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots
@@ -100,6 +100,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.updates = {}
         self._kernels = {}
+        self._guards = Guards()
         self._updated_at = None
         self._steps = None
         self._sparsity = 0.0
@@ -129,7 +130,7 @@ class PruningCallback(keras.callbacks.Callback):
         # A model that starts again, or from an earlier checkpoint, has no such past.
         step = self._steps.read
         self.updates = {s: seen for s, seen in self.updates.items() if s < step}
-        lower_guards(self.model, self._kernels.values())
+        self._guards.lower(self.model, self._kernels.values())
         if self.observes_steps:
             self.criterion.begin(self._kernels)
         self._prune_if_due()
@@ -146,6 +147,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
+        self._guards.raise_once_traced()
         if self.observes_steps:
             self.model  # noqa: B018  Keras gives variables their values back with JAX.
             self.criterion.observe(self._kernels)
@@ -161,7 +163,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Warn if the schedule has not ended."""
-        raise_guards(self._kernels.values())
+        self._guards.raise_once_traced()
         final = self.schedule.final_sparsity
         if self._updated_at is None or self.schedule(self._updated_at) < final:
             warnings.warn(

@@ -9,7 +9,7 @@ from sparsenet_tf.pruning.connections import (
     NonzeroConnections,
     find_connections,
 )
-from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.guards import Guards
 from sparsenet_tf.pruning.steps import Steps, optimizer_step
 from sparsenet_tf.topology.radix_layer import check_integer
 from sparsenet_tf.topology.selection import highest
@@ -47,6 +47,7 @@ class DynamicTraining(keras.callbacks.Callback):
         self.seed = check_integer(seed, "seed", 0)
         self.updates = {}
         self.connections = {}
+        self._guards = Guards()
         self._updated_at = None
         self._steps = None
         self._sparsity = 0.0
@@ -66,7 +67,7 @@ class DynamicTraining(keras.callbacks.Callback):
         self._sparsity = float(1 - sum(count.values()) / size)
         for masked in self._masked():  # whatever was assigned to them since
             masked.set_mask(masked.mask_value(), guard=False)
-        lower_guards(self.model, self._masked())
+        self._guards.lower(self.model, self._masked())
         self._let_patterns_change()
         self._steps = Steps(self.model)
         # An update of this very step was made before training was interrupted.
@@ -85,6 +86,7 @@ class DynamicTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Exchange connections if an update has come due, and report the sparsity."""
+        self._guards.raise_once_traced()
         if self._steps.has_come(self.schedule, batch, self._updated_at):
             step = self._steps.read_now(self.model)
             due = self.schedule.last_update(step)
@@ -101,7 +103,7 @@ class DynamicTraining(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Guard masked weights against what else may train them."""
-        raise_guards(self._masked())
+        self._guards.raise_once_traced()
 
     def get_config(self):
         """The arguments that all methods have."""

@@ -40,3 +40,24 @@ def raise_guards(masked_kernels):
     """Guard what is traced from now on, such as another optimizer's steps."""
     for masked in masked_kernels:
         masked.raise_guard()
+
+
+class Guards:
+    """The guards that a callback lowers for the `fit` that it is in.
+
+    They are down while its first batch is traced, and up for what is traced later:
+    Keras tells no callback of a Ctrl-C, after which another optimizer may train.
+    """
+
+    def __init__(self):
+        self._lowered = ()
+
+    def lower(self, model, masked_kernels):
+        """Lower them, as `lower_guards`."""
+        self._lowered = tuple(masked_kernels)
+        lower_guards(model, self._lowered)
+
+    def raise_once_traced(self):
+        """Raise them, the first time after they were lowered."""
+        raise_guards(self._lowered)
+        self._lowered = ()
