@@ -248,8 +248,11 @@ def constants(*arrays):
 
 
 def variables(*arrays):
-    """TensorFlow variables that any function may use."""
+    """TensorFlow variables that any function may use, also one that is being traced."""
     import tensorflow as tf
+    from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
+    # A function in whose trace there is a new `tf.Variable` is traced twice, or refused
+    # if it is not the first trace.
     with tf.init_scope():
-        return [tf.Variable(array, trainable=False) for array in arrays]
+        return [ResourceVariable(array, trainable=False) for array in arrays]

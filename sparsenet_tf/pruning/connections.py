@@ -26,20 +26,21 @@ class MaskedConnections:
         """Positions of the connections, rising."""
         return np.flatnonzero(self.masked.mask_value())
 
-    def scores(self, criterion):
-        """Scores of the connections, in the order of their positions."""
+    def scores(self, criterion, positions):
+        """Scores of the connections, which are at `positions`, in that order."""
         values = finite_values(self.path, self.masked.kernel)
         found = score(None, {}, {self.path: values}, criterion)[self.path]
-        return found.ravel()[self.positions()]
+        return found.ravel()[positions]
 
-    def move(self, positions, optimizer):
-        """Connect these positions alone; new ones have zero weights and slots."""
-        mask = np.zeros(self.shape, bool)
-        mask.ravel()[positions] = True
-        # The slots of what the old mask hid are zero, as the weights should be.
-        value = self.masked.kernel_value()
-        value = np.where(self.masked.mask_value(), value, np.zeros((), value.dtype))
-        self.masked.set_mask(mask, value, guard=False)
+    def move(self, kept, new, optimizer):
+        """Connect positions that were and `new` ones, with zero weights and slots."""
+        old = self.masked.kernel_value().ravel()
+        mask, value = np.zeros(old.shape, bool), np.zeros_like(old)
+        mask[kept] = mask[new] = True
+        value[kept] = old[kept]
+        # The slots of what the old mask hid are zero.
+        shaped = mask.reshape(self.shape), value.reshape(self.shape)
+        self.masked.set_mask(*shaped, guard=False)
         clear_slots(optimizer, [self.masked])
 
 
@@ -56,15 +57,15 @@ class NonzeroConnections:
         _, outputs, order = pattern.by_input
         return pattern.inputs[order].astype(np.int64) * self.shape[1] + outputs
 
-    def scores(self, criterion):
-        """Scores of the connections, in the order of their positions."""
+    def scores(self, criterion, positions):
+        """Scores of the connections, which are at `positions`, in that order."""
         values = finite_values(self.path, self.layer.kernel)
         found = score(None, {}, {self.path: values}, criterion)[self.path]
         return found[self.layer.pattern.by_input[2]]
 
-    def move(self, positions, optimizer):
-        """Connect these positions alone; new ones have zero weights and slots."""
-        edges = positions // self.shape[1], positions % self.shape[1]
+    def move(self, kept, new, optimizer):
+        """Connect positions that were and `new` ones, with zero weights and slots."""
+        edges = np.divmod(np.concatenate([kept, new]), self.shape[1])
         source = self.layer.set_pattern(SparsePattern.from_edges(*self.shape, *edges))
         for _, slot in slots_of(optimizer, self.layer.kernel):
             slot.assign(taken(to_numpy(slot), source))

@@ -140,25 +140,25 @@ class DynamicTraining(keras.callbacks.Callback):
         fraction = self.schedule(due)
         before, kept, counts = {}, {}, {}
         for path, connections in self.connections.items():
-            before[path] = connections.positions()
-            size = before[path].size
-            counts[path] = round(fraction * size)
-            stay = highest(connections.scores(self.drop), size - counts[path])
-            kept[path] = before[path][stay]
+            before[path] = positions = connections.positions()
+            counts[path] = round(fraction * positions.size)
+            scores = connections.scores(self.drop, positions)
+            kept[path] = positions[highest(scores, positions.size - counts[path])]
         if not any(counts.values()):
             return counts
         grown = self.grow(kept, counts, due)
-        new = {}
+        numbers = {}
         for path, connections in self.connections.items():
-            after = np.sort(np.concatenate([kept[path], grown[path]]))
             # By sorting, which is fast for what is sorted already.
-            known = np.isin(after, before[path], assume_unique=True, kind="sort")
-            new[path] = int(np.count_nonzero(~known))
-            if new[path]:
-                connections.move(after, self.model.optimizer)
+            known = np.isin(grown[path], before[path], assume_unique=True, kind="sort")
+            old = np.concatenate([kept[path], grown[path][known]])
+            new = grown[path][~known]
+            numbers[path] = new.size
+            if new.size:
+                connections.move(old, new, self.model.optimizer)
         if any(layer.pattern_is_constant for layer in self._layers()):
             _trace_again(self.model)
-        return new
+        return numbers
 
 
 def _trace_again(model):
