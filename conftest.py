@@ -34,8 +34,9 @@ def float64():
         return
     import jax
 
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(autouse=True)
