@@ -265,9 +265,9 @@ def test_own_kernels_of_an_unbuilt_layer():
 def test_own_train_step_survives():
     @keras.saving.register_keras_serializable(package="test_sparsify")
     class Counts(keras.Model):
-        def train_step(self, data):
+        def train_step(self, *arguments):  # with JAX a state and data
             self.steps_traced = getattr(self, "steps_traced", 0) + 1
-            return super().train_step(data)
+            return super().train_step(*arguments)
 
     inputs = keras.Input((4,))
     sparse = stf.sparsify(Counts(inputs, L.Dense(2)(inputs)))
