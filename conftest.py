@@ -8,8 +8,55 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# Scripts that tests start in processes of their own.
-collect_ignore = ["tests/distributed"]
+# What needs TensorFlow, and is left out where Keras has another backend.
+OF_TENSORFLOW = [
+    *(
+        f"tests/test_{topic}.py"
+        for topic in (
+            "applications",
+            "disk_faults",
+            "distribute",
+            "docs",
+            "experiment_runs",
+            "export_tensorflow",
+            "from_tfmot",
+            "fused_update",
+            "loop",
+            "methods",
+            "models_tensorflow",
+            "native",
+            "native_sparse",
+            "native_sparse_conv",
+            "packaging",
+            "radix_graphs",
+            "readme",
+            "resume_tensorflow",
+            "sanitizers",
+            "saved_model",
+            "sparsity_logger",
+            "tfmot",
+        )
+    ),
+    "sparsenet_tf/interop",
+    "sparsenet_tf/kernels/native",
+    "sparsenet_tf/training/fused_update.py",
+    "sparsenet_tf/training/loop.py",
+    "sparsenet_tf/training/sparsity_logger.py",
+]
+
+# Scripts that tests start in processes of their own, and that `make fuzz` starts.
+collect_ignore = ["tests/distributed", "tests/fuzz"]
+if keras.backend.backend() != "tensorflow":
+    collect_ignore += OF_TENSORFLOW
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what was left out, which is no test that could be counted as skipped."""
+    if keras.backend.backend() != "tensorflow":
+        terminalreporter.write_line(
+            f"left out, since they are of TensorFlow alone: {len(OF_TENSORFLOW)} files "
+            "and folders, which conftest.py names"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +81,9 @@ def float64():
         return
     import jax
 
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import assert_allclose, assert_array_equal, values
+from backends import assert_allclose, assert_array_equal, separate_arrays, values
 
 import sparsenet_tf as stf
 from sparsenet_tf.experiments import load
@@ -38,6 +38,7 @@ def train(model, data, steps):
     x, y = (np.resize(a, (count, *a.shape[1:])) for a in (data.x_train, data.y_train))
     arguments = dict(batch_size=100, shuffle=False, verbose=0, callbacks=[losses])
     model.fit(x, y, **arguments)
+    separate_arrays(model)
     return losses.values
 
 

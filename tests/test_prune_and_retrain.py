@@ -184,6 +184,8 @@ def parse(example, *arguments):
 
 
 def test_importing_the_example_defines_no_flags():
+    import absl.app  # noqa: F401  which defines its own
+
     before = set(flags.FLAGS)
     import_example()
     assert set(flags.FLAGS) == before

@@ -27,8 +27,11 @@ def write_results(path, settings, records):
         ValueError, TypeError: a value has no form in JSON, such as NaN.
         OSError: the file cannot be written. One that was there before is left whole.
     """
-    tensorflow = importlib.metadata.version("tensorflow")
-    versions = {"keras": keras.__version__, "tensorflow": tensorflow}
+    backend = keras.backend.backend()  # named as its package is
+    versions = {
+        "keras": keras.__version__,
+        backend: importlib.metadata.version(backend),
+    }
     results = {
         "settings": dataclasses.asdict(settings),
         "versions": {"sparsenet_tf": __version__, **versions},

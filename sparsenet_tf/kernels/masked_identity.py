@@ -24,8 +24,9 @@ def masked_identity(kernel, mask, rows_looked_up=False, use_native=False):
             `native_is_usable` allows, to the same bits.
 
     Example:
-    >>> masked_identity(np.array([3.0, 4.0]), np.array([0.0, 1.0])).numpy()
-    array([0., 4.])
+    >>> kernel, mask = np.array([[3, 4], [0, 1]], "float32")
+    >>> keras.ops.convert_to_numpy(masked_identity(kernel, mask))
+    array([0., 4.], dtype=float32)
     """
     if rows_looked_up:
         return _with_masked_gradient(kernel, mask)

@@ -34,9 +34,9 @@ def radix_matmul(inputs, kernel, topology):
     Example:
     >>> from sparsenet_tf.topology import RadixLayer
     >>> topology = RadixLayer(nodes=4, radix=2, place_value=1)
-    >>> x = np.array([[1.0, 2.0, 3.0, 4.0]])
-    >>> radix_matmul(x, np.ones((2, 2, 2)), topology).numpy()
-    array([[3., 5., 7., 5.]])
+    >>> x, kernel = np.array([[1, 2, 3, 4]], "float32"), np.ones((2, 2, 2), "float32")
+    >>> keras.ops.convert_to_numpy(radix_matmul(x, kernel, topology))
+    array([[3., 5., 7., 5.]], dtype=float32)
     """
     n, v = topology.radix, topology.place_value
     width_in, width_out = topology.width_in, topology.width_out

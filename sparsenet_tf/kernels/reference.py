@@ -7,8 +7,9 @@ def masked_matmul(inputs, kernel, mask):
     """`inputs @ (kernel * mask)`, with shapes (..., in), (in, out), (in, out).
 
     Example:
-    >>> masked_matmul(np.ones((1, 2)), np.array([[1.0], [5.0]]), [[1], [0]]).numpy()
-    array([[1.]])
+    >>> x, kernel = np.ones((1, 2), "float32"), np.array([[1], [5]], "float32")
+    >>> keras.ops.convert_to_numpy(masked_matmul(x, kernel, [[1], [0]]))
+    array([[1.]], dtype=float32)
     """
     return ops.matmul(inputs, _masked(kernel, mask))
 

@@ -31,8 +31,9 @@ class SparseProduct:
     Example:
     >>> pattern = stf.topology.SparsePattern.from_mask(np.eye(3, dtype=bool))
     >>> product = SparseProduct(pattern)
-    >>> np.asarray(product(np.ones((1, 3)), np.array([1.0, 2.0, 3.0]), "dense"))
-    array([[1., 2., 3.]])
+    >>> x, nonzeros = np.ones((1, 3), "float32"), np.array([1, 2, 3], "float32")
+    >>> keras.ops.convert_to_numpy(product(x, nonzeros, "dense"))
+    array([[1., 2., 3.]], dtype=float32)
     """
 
     def __init__(self, pattern):
