@@ -15,7 +15,14 @@ from sparsenet_tf.layers import (
     SparseConv2D,
     SparseDense,
 )
-from sparsenet_tf.pruning import ConstantSparsity, PolynomialDecay, PruningCallback
+from sparsenet_tf.pruning import (
+    NM,
+    Blocks,
+    ConstantSparsity,
+    PolynomialDecay,
+    PruningCallback,
+    Units,
+)
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -45,6 +52,12 @@ def instances():
         ConstantSparsity(0.5, 3, end_step=90, frequency=11),
         PruningCallback(schedule, scope="global", exclude="logits"),
         PruningCallback(ConstantSparsity(0.5, 3), criterion=signed),
+        PruningCallback(ConstantSparsity(0.5, 3), structure=NM(2, 4)),
+        PruningCallback(schedule, structure=Blocks((4, 2)), scope="global"),
+        PruningCallback(schedule, structure=Units(), exclude="logits"),
+        NM(1, 4),
+        Blocks((4, 2)),
+        Units(),
         stf.SparsityLogger("logs"),
         stf.SparsityLogger("logs", 7, PruningCallback(schedule), image_size=0),
     ]
@@ -52,7 +65,10 @@ def instances():
 
 def public_classes():
     """The public classes that Keras would save."""
-    kinds = (L.Layer, keras.callbacks.Callback, PolynomialDecay, ConstantSparsity)
+    kinds = (
+        *(L.Layer, keras.callbacks.Callback, PolynomialDecay, ConstantSparsity),
+        *(NM, Blocks, Units),
+    )
     modules = (stf, stf.layers, stf.pruning, stf.topology, stf.training, stf.transform)
     return {
         value
