@@ -293,7 +293,8 @@ UNKNOWN = {
     "reshape": lambda: [L.Reshape((2, 2)), L.Flatten()],
     "permute": lambda: [L.Reshape((2, 2)), L.Permute((2, 1)), L.Flatten()],
     "recurrence": lambda: [L.Reshape((1, 4)), L.SimpleRNN(3)],
-    "attributes": lambda: [L.Dropout(0.5, noise_shape=(None, 4))],
+    "dropout of a fixed shape": lambda: [L.Dropout(0.5, noise_shape=(None, 4))],
+    "alpha dropout of one": lambda: [L.AlphaDropout(0.5, noise_shape=(None, 4))],
     "nested model": lambda: [
         keras.Sequential([keras.Input((4,)), L.Dense(4, name="in"), L.ReLU()])
     ],

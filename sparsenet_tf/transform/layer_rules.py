@@ -84,7 +84,7 @@ def _kind(operation):
         return Keep
     if kind is layers.Activation and not is_elementwise(operation.activation):
         return Keep
-    if kind is layers.Dropout and operation.noise_shape is not None:
+    if getattr(operation, "noise_shape", None) is not None:
         return Keep
     if kind.__module__.startswith("keras.src.ops.") and kind.__name__ in MERGING_OPS:
         return Elementwise
