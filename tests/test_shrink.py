@@ -379,6 +379,23 @@ def test_layers_of_nonzeros_become_dense_and_shrink():
     assert small.layers[0].units == 3
 
 
+def test_initializers_that_are_arrays():
+    array = np.ones((3, 4), "float32")
+    array[:, 2] = 0
+    constant = keras.initializers.Constant
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            L.Dense(4, kernel_initializer=constant(array), name="a"),
+            L.BatchNormalization(beta_initializer=constant(np.arange(4.0))),
+            L.Dense(2, bias_initializer=constant(0.5), name="b"),
+        ]
+    )
+    small = shrunk(model)
+    assert shapes(small) == {"a": (3, 3), "b": (3, 2)}
+    assert small.get_layer("b").bias_initializer.value == 0.5
+
+
 def test_bfloat16():
     keras.config.set_dtype_policy("bfloat16")
     model = kill(dense_after(), a=[1, 3])

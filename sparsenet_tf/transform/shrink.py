@@ -41,9 +41,10 @@ def shrunk(plain, like):
 
     def clone(path, layer):
         new = clone_layer(path, layer)
-        attributes, _ = sizes.get(id(layer), ({}, None))
-        for name, value in attributes.items():
-            setattr(new, name, value)
+        if id(layer) in sizes:
+            attributes, _ = sizes[id(layer)]
+            for name, value in {**attributes, **_free_initializers(new)}.items():
+                setattr(new, name, value)
         made.append((layer, new))
         return new
 
@@ -102,6 +103,15 @@ def _rules(model):
         rule_of(node, calls[id(node.operation)] > 1 or id(node.operation) in nested)
         for node in nodes
     ]
+
+
+def _free_initializers(layer):
+    """Others for those that are arrays, of the size that the layer had."""
+    return {
+        name: keras.initializers.Zeros()
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.initializers.Constant) and np.ndim(value.value)
+    }
 
 
 def _count(gone):
