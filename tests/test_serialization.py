@@ -17,8 +17,10 @@ from sparsenet_tf.layers import (
     SparseDense,
 )
 from sparsenet_tf.pruning import (
+    NM,
     SET,
     SNIP,
+    Blocks,
     ConstantSparsity,
     CosineDecay,
     Gradient,
@@ -29,6 +31,7 @@ from sparsenet_tf.pruning import (
     Random,
     RigL,
     SynFlow,
+    Units,
     Wanda,
 )
 
@@ -73,6 +76,12 @@ def instances():
         CosineDecay(0.3, 90, begin_step=3, frequency=11),
         SET(CosineDecay(0.3, 90), signed, "logits", seed=3),
         RigL(CosineDecay(0.3, 90), np.eye(3), np.ones(3), 2, exclude=["a", "b"]),
+        PruningCallback(ConstantSparsity(0.5, 3), structure=NM(2, 4)),
+        PruningCallback(schedule, structure=Blocks((4, 2)), scope="global"),
+        PruningCallback(schedule, structure=Units(), exclude="logits"),
+        NM(1, 4),
+        Blocks((4, 2)),
+        Units(),
         *loggers(PruningCallback(schedule)),
     ]
 

@@ -13,5 +13,8 @@ from sparsenet_tf.pruning.sensitivity import SNIP as SNIP
 from sparsenet_tf.pruning.sensitivity import Gradient as Gradient
 from sparsenet_tf.pruning.sensitivity import GraSP as GraSP
 from sparsenet_tf.pruning.set import SET as SET
+from sparsenet_tf.pruning.structures import NM as NM
+from sparsenet_tf.pruning.structures import Blocks as Blocks
+from sparsenet_tf.pruning.structures import Units as Units
 from sparsenet_tf.pruning.synflow import SynFlow as SynFlow
 from sparsenet_tf.pruning.wanda import Wanda as Wanda

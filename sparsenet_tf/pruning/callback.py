@@ -58,7 +58,8 @@ class PruningCallback(keras.callbacks.Callback):
     Raises:
         TypeError: `schedule` is no schedule, `criterion` not callable, or `structure`
             no structure.
-        ValueError: `scope` is unknown; when training begins, the model has no masked
+        ValueError: `scope` is unknown, or the schedule prunes more than `structure`
+            has zeros; when training begins, the model has no masked
             kernels or `exclude` names a layer that it does not have; at an update,
             weights are NaN or infinite.
 
@@ -93,7 +94,7 @@ class PruningCallback(keras.callbacks.Callback):
         super().__init__()
         self.schedule = as_schedule(schedule)
         check_criterion(criterion)
-        check_structure(structure)
+        check_structure(structure, self.schedule.final_sparsity, "final_sparsity")
         self.criterion = criterion
         self.scope = check_scope(scope)
         self.structure = structure

@@ -56,7 +56,8 @@ def prune_one_shot(
     Raises:
         TypeError: `model` is no Keras model, `criterion` not callable, or `structure`
             no structure.
-        ValueError: `sparsity`, `scope` or `exclude` is wrong, the model is not built
+        ValueError: `sparsity`, `scope` or `exclude` is wrong, `structure` has fewer
+            zeros than `sparsity` asks for, the model is not built
             or has no kernels, or a kernel or its scores have NaN or infinity. Nothing
             is changed then.
 
@@ -72,7 +73,7 @@ def prune_one_shot(
     sparsity = check_sparsity(sparsity)
     scope = check_scope(scope, model)
     check_criterion(criterion)
-    check_structure(structure)
+    check_structure(structure, sparsity)
     exclude = tree.check_names(model, exclude, "exclude")
     paths = tree.kernels(model)
     if not paths:

@@ -9,6 +9,7 @@ from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.scope import groups
+from sparsenet_tf.pruning.structures import check_max_sparsity
 from sparsenet_tf.topology.selection import select_masks
 
 
@@ -133,15 +134,21 @@ def check_criterion(criterion):
         )
 
 
-def check_structure(structure):
-    """Raise a TypeError unless `structure` is None or says which weights go."""
-    if structure is not None and (
-        isinstance(structure, type) or not hasattr(structure, "select")
-    ):
+def check_structure(structure, sparsity, name="sparsity"):
+    """Raise an error unless `structure` is None, or can prune to `sparsity`.
+
+    Raises:
+        TypeError: it has no method `select`.
+        ValueError: its pattern has fewer zeros than that; `name` names the sparsity.
+    """
+    if structure is None:
+        return
+    if isinstance(structure, type) or not hasattr(structure, "select"):
         raise TypeError(
             "`structure` must be None, or an object with a method `select`, such as "
             f"stf.pruning.NM(2, 4). Received: {structure!r}"
         )
+    check_max_sparsity(structure, sparsity, name)
 
 
 def finite_values(path, kernel):

@@ -2,30 +2,61 @@
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.replace import clone_layer, replace_layers
+from sparsenet_tf.transform.shrink import check_can_shrink, shrunk
 
 
-def strip(model):
+def strip(model, shrink=False):
     """Return the model as plain Keras layers, without masks, zeros kept.
 
     The result needs nothing of this package to be saved, loaded and run. Trained
     further, its zeros do not stay. A Sequential or functional model is copied, and
     compiled as it was with a fresh optimizer; a subclassed model is changed in place.
 
+    With `shrink=True` units and filters that no connection feeds, such as those that
+    `stf.pruning.Units` prunes, are taken out, and the layers that read them lose these
+    inputs: all get smaller, in the same architecture with the same outputs but for the
+    rounding of sums. A unit whose incoming weights are all zero puts out a constant,
+    which goes through activations, BatchNormalization, pooling, Flatten, sums and
+    Concatenate, and into the bias of the next Dense layer or convolution (which gets
+    one if it has none). What cannot be computed exactly stays as it is:
+
+    - units that a layer reads which mixes channels in its own way, such as attention,
+      LayerNormalization, Reshape, a nested model, a layer that is called twice, or a
+      layer of your own;
+    - a constant other than zero before a convolution with padding, where the zeros
+      around the picture are no such constant. With ReLU and without biases or
+      BatchNormalization all are zero;
+    - the model's outputs, and the last unit of a layer.
+
     Args:
         model: a sparsified `keras.Model`, or one with layers that hold only their
             nonzeros, which become dense ones. Any other comes back as a copy (or
             itself, if subclassed).
+        shrink: whether units without incoming connections are taken out. The model
+            must be built, and Sequential or functional.
 
     Raises:
         TypeError: `model` is no Keras model.
+        ValueError: `shrink` is True, and the model subclassed or not built.
 
     Example:
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> plain = strip(stf.pruning.prune_one_shot(model, 0.75))
     >>> type(plain.layers[0]).__name__, int(np.count_nonzero(plain.layers[0].kernel))
     ('Dense', 5)
+
+    >>> hidden, out = keras.layers.Dense(8), keras.layers.Dense(2, name="out")
+    >>> model = keras.Sequential([keras.Input((4,)), hidden, out])
+    >>> pruned = stf.pruning.prune_one_shot(
+    ...     model, 0.75, exclude="out", structure=stf.pruning.Units()
+    ... )
+    >>> [tuple(layer.kernel.shape) for layer in strip(pruned, shrink=True).layers]
+    [(4, 2), (2, 2)]
     """
-    return plain_copy(model)
+    if not shrink:
+        return plain_copy(model)
+    check_can_shrink(model)
+    return shrunk(plain_copy(model, compiled=False), like=model)
 
 
 def plain_copy(model, compiled=True):
