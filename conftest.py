@@ -21,6 +21,7 @@ OF_TENSORFLOW = [
             "export_tensorflow",
             "from_tfmot",
             "fused_update",
+            "killed",
             "loop",
             "methods",
             "models_tensorflow",
@@ -45,7 +46,7 @@ OF_TENSORFLOW = [
 ]
 
 # Scripts that tests start in processes of their own, and that `make fuzz` starts.
-collect_ignore = ["tests/distributed", "tests/fuzz"]
+collect_ignore = ["tests/distributed", "tests/fuzz", "tests/killed"]
 if keras.backend.backend() != "tensorflow":
     collect_ignore += OF_TENSORFLOW
 

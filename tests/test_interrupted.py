@@ -107,3 +107,10 @@ def test_the_model_can_be_saved_and_pruned_after_it(tmp_path):
     for ours, expected in zip(again.variables, model.variables, strict=True):
         assert_array_equal(ours, expected)
     assert stf.summary(stf.pruning.prune_one_shot(model, 0.9), print_fn=None)
+
+
+def test_a_masked_weight_has_no_sign():
+    model = network()
+    fit(model, PruningCallback(PolynomialDecay(0.0, 0.9, 0, 11, frequency=1)))
+    for masked in masked_kernels(model).values():
+        assert not np.signbit(values(masked.kernel)[~masked.mask_value()]).any()

@@ -97,7 +97,7 @@ class MaskedKernel:
             value = self.kernel_value()
             value = np.where(mask, value, np.zeros((), value.dtype))
         else:
-            value = value * mask
+            value = value * mask + 0.0  # with which -0.0 becomes 0.0
         self.kernel.assign(value)
         self.mask.assign(mask.astype(value.dtype))
         if guard:
