@@ -377,3 +377,18 @@ def test_depthwise_kernels_are_masked_by_default_and_if_named():
         stf.sparsify(model, masks={"separable/depthwise_kernel": mask}, depthwise=False)
     )
     assert set(named) == {*NOT_DEPTHWISE, "separable/depthwise_kernel"}
+
+
+def test_models_with_lambda_layers():
+    factor = 2.0  # which the function's code alone does not know
+
+    x = keras.Input((4,))
+    double = keras.layers.Lambda(lambda x: x * factor, output_shape=(4,), name="double")
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(double(x)))
+    data = np.ones((3, 4), "float32")
+    sparse = stf.sparsify(model)
+    np.testing.assert_array_equal(values(sparse(data)), values(model(data)))
+    assert sparse.get_layer("double") is not double
+    rebuilt = stf.rebuild(sparse, stf.get_masks(sparse), seed=1)
+    kernel = values(rebuilt.get_layer("out").kernel)
+    np.testing.assert_allclose(values(rebuilt(data)), 2 * data @ kernel, rtol=1e-6)

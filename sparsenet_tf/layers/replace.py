@@ -201,10 +201,21 @@ def _exchange(value, new_layers):
 
 def clone_layer(path, layer):
     """A new layer, not built, from the config of `layer`, with the same names."""
-    with keras.saving.custom_object_scope(own_objects(layer)):
-        new = type(layer).from_config(layer.get_config())
+    new = from_own_config(layer, layer.get_config())
     copy_names(layer, new)
     return new
+
+
+def from_own_config(layer, config):
+    """A new layer of the class of `layer` from a config that it has itself given."""
+    if isinstance(layer, keras.layers.Lambda):
+        # A config has its function as code, which knows nothing of where it was made,
+        # and which Keras does not run.
+        own = {"function": layer.function, "arguments": layer.arguments}
+        own |= {"output_shape": layer._output_shape, "mask": layer.mask}
+        return type(layer)(**{**config, **own})
+    with keras.saving.custom_object_scope(own_objects(layer)):
+        return type(layer).from_config(config)
 
 
 def copy_names(source, target):

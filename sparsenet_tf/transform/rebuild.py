@@ -15,6 +15,7 @@ from sparsenet_tf.layers.replace import (
     clone_layer,
     copy_compile,
     copy_names,
+    from_own_config,
     is_copyable,
     own_objects,
     replace_layers,
@@ -147,8 +148,7 @@ def clone_reseeded(path, layer, seed):
     """A new layer from the config of `layer`, with seeds from `seed` and its path."""
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
-    with keras.saving.custom_object_scope(own_objects(layer)):
-        new = type(layer).from_config(reseed(layer.get_config(), f"{seed}/{path}"))
+    new = from_own_config(layer, reseed(layer.get_config(), f"{seed}/{path}"))
     copy_names(layer, new)
     _reseed_initializers(new, f"{seed}/{path}")
     return new
