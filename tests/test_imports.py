@@ -200,3 +200,21 @@ def test_importing_has_no_side_effects():
     assert ours["environ"] == keras["environ"]
     assert set(ours["flags"]) <= set(keras["flags"])
     assert EXTRAS & (set(ours["modules"]) - set(keras["modules"])) == set()
+
+
+def test_no_function_of_the_interface_has_more_than_seven_arguments():
+    import inspect
+
+    import sparsenet_tf as stf
+
+    modules = (stf, stf.topology, stf.pruning, stf.transform, stf.training)
+    for module in (*modules, stf.interop, stf.visualization):
+        for name, value in vars(module).items():
+            if not callable(value) or name.startswith("_"):
+                continue
+            arguments = [
+                p
+                for p in inspect.signature(value).parameters.values()
+                if p.kind is not p.VAR_KEYWORD  # which are those of Keras' `fit`
+            ]
+            assert len(arguments) <= 7, f"{module.__name__}.{name}"
