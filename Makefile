@@ -68,6 +68,7 @@ benchmark: $(VENV)/.installed-tests
 	$(VENV)/bin/python benchmarks/sparse_conv.py
 	$(VENV)/bin/python benchmarks/training_loop.py
 	$(VENV)/bin/python benchmarks/sweep_memory.py
+	$(VENV)/bin/python benchmarks/import_time.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-torch
