@@ -127,6 +127,16 @@ class LotteryTicket:
         early: the state to which it was rewound.
         sparsities: what share of the weights was pruned after each round.
         outcomes: what `train` returned in each round.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="d")])
+    >>> model.compile("sgd", "mse")
+    >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 5), "float32")
+    >>> ticket = lottery_ticket(
+    ...     model, lambda model, callbacks: model.fit(x, y, verbose=0), 0.75, rounds=1)
+    >>> other = ticket.on(stf.transform.shuffle_masks(ticket.masks, seed=1))
+    >>> ticket.masks["d/kernel"].sum() == stf.get_masks(other)["d/kernel"].sum()
+    np.True_
     """
 
     model: keras.Model
