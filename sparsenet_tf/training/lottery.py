@@ -146,7 +146,7 @@ class LotteryTicket:
 
     @property
     def masks(self):
-        """Dict `{path: mask}`, as from `get_masks`."""
+        """The masks by path, as from `get_masks`."""
         return get_masks(self.model)
 
     def on(self, masks):
