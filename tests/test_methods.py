@@ -31,7 +31,18 @@ def test_some_methods_alone():
     assert [run.method for run in runs] == ["dense", "SNIP"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One of each kind; the others are slow only because there are many.
+QUICK = {"random, ERK", "RadiX", "SNIP", "RigL", "magnitude, at once"}
+QUICK |= {"movement, iterative", "lottery ticket, shuffled"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method in QUICK else pytest.param(method, marks=pytest.mark.slow)
+        for method in METHODS
+    ],
+)
 def test_a_method_reaches_its_sparsity(method):
     history, result = Method(SHORT, method, 0.9, seed=1).execute()
     # RadiX layers have densities of one over a whole number.

@@ -11,7 +11,7 @@ from random_models import plans
 import sparsenet_tf as stf
 from sparsenet_tf.layers.masked import masked_kernels
 
-FEW = 8
+FEW = 5
 MANY = 150  # `make slow`
 # Examples take a second each: too long to look for the smallest one that fails.
 FEW_SETTINGS = settings(
