@@ -31,6 +31,13 @@ def assert_array_equal(actual, desired, **options):
     np.testing.assert_array_equal(values(actual), values(desired), **options)
 
 
+def activity_loss(outputs, regularizer):
+    """What Keras adds for them to the loss, divided by the batch's size or not."""
+    layer = keras.layers.Activation("linear", activity_regularizer=regularizer)
+    layer(outputs)
+    return float(values(layer.losses[0]))
+
+
 def output_and_gradients(function, inputs, upstream):
     """`function(*inputs)`, and the gradients to the inputs of what flows back.
 

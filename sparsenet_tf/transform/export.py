@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import gzip
+import importlib.util
 import io
 import math
 import pathlib
+import tempfile
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
@@ -29,6 +31,9 @@ FORMATS = {
 }
 # Bytes of dense weights up to which they are compressed to see their size.
 GZIP_MOST = 2**30
+
+# Keras 3.12 and earlier do not, and it is the last for Python 3.10.
+_KERAS_WRITES_TFLITE = importlib.util.find_spec("keras.src.export.litert") is not None
 
 # TensorFlow's, of a full disk, a file that may not be longer, and the like.
 _FILE_ERRORS = {
@@ -138,9 +143,12 @@ def export(model, path, format=None, print_fn=print, **options):
             plain = _plain(model)
             if format == "onnx":  # for which Keras wants it to have been called
                 plain(plain.inputs[0] if len(plain.inputs) == 1 else plain.inputs)
-            options["format"] = FORMATS[format][1]
             with _os_errors(path):
-                plain.export(str(made), verbose=False, **options)
+                if format == "tflite" and not _KERAS_WRITES_TFLITE:
+                    made.write_bytes(_tflite(plain, **options))
+                else:
+                    options["format"] = FORMATS[format][1]
+                    plain.export(str(made), verbose=False, **options)
     sizes = _sizes(path, arrays, compact.tell())
     if print_fn is not None:
         print_fn(str(sizes))
@@ -160,6 +168,27 @@ def _os_errors(path):
         raise OSError(
             f"`path` cannot be written. Received: {path} ({error})"
         ) from error
+
+
+def _tflite(model, input_signature=None, **options):
+    """The bytes of a `.tflite` file, made as later Keras makes them."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False, input_signature=input_signature)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+        for name, value in options.items():
+            if not hasattr(converter, name):
+                raise ValueError(
+                    "`options` must be attributes of a tf.lite.TFLiteConverter. "
+                    f"Received: {name!r}"
+                )
+            setattr(converter, name, value)
+        return converter.convert()
 
 
 def _check_format(format, path):
