@@ -46,7 +46,7 @@ QUICK |= {"movement, iterative", "lottery ticket, shuffled"}
 def test_a_method_reaches_its_sparsity(method):
     history, result = Method(SHORT, method, 0.9, seed=1).execute()
     # RadiX layers have densities of one over a whole number.
-    tolerance = 2e-3 if method == "RadiX" else 1e-4
+    tolerance = 3e-3 if method == "RadiX" else 1e-4
     assert result["sparsity"] == pytest.approx(0.9, abs=tolerance)
     assert set(history) == {"retrained", "retrained_scaled"}
     accuracies = [result[name] for name in methods_report.OUTCOMES]
