@@ -1,6 +1,7 @@
 """The comparison of methods: its runs, its tables and its picture."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -139,7 +140,11 @@ def test_the_script_goes_on_with_what_is_done(tmp_path):
 
     def call(*more):
         done = subprocess.run(
-            [*arguments, *more], cwd=ROOT, capture_output=True, text=True
+            [*arguments, *more],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
         return {
