@@ -14,7 +14,7 @@ import sparsenet_tf as stf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tests" / "killed" / "train.py"
-FEW, MANY = 2, 50
+FEW, MANY = 1, 50
 LONGEST = 4.0  # seconds after it began that it may live
 
 
