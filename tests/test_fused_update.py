@@ -175,7 +175,7 @@ def small(optimizer=None, sparse=True, wrap=None, first=None, **options):
     if sparse:
         model = stf.sparsify(model)
     if wrap is not None:
-        model = wrap(model.input, model.output)
+        model = wrap(model.inputs[0], model.outputs[0])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or SGD(0.1), loss, **options)
     return model
