@@ -35,6 +35,7 @@ OF_TENSORFLOW = [
             "saved_model",
             "sparsity_logger",
             "tfmot",
+            "wrong_calls_tensorflow",
         )
     ),
     "sparsenet_tf/interop",
