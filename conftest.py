@@ -36,6 +36,7 @@ OF_TENSORFLOW = [
             "saved_model",
             "sparsity_logger",
             "tfmot",
+            "wrong_calls_tensorflow",
         )
     ),
     "sparsenet_tf/interop",

@@ -8,7 +8,8 @@ import keras
 import sparsenet_tf as stf
 from sparsenet_tf.experiments import models, training
 from sparsenet_tf.experiments.data import load
-from sparsenet_tf.experiments.training import check, check_integer
+from sparsenet_tf.experiments.training import check, check_integer, check_optimizer
+from sparsenet_tf.topology.checks import check_path
 
 NETWORKS = ("today", "authors")
 LOGITS = ("linear", "relu")
@@ -20,6 +21,7 @@ class Training:
     """A network, its data and how it is trained: all but seeds, masks and topologies.
 
     Raises:
+        TypeError: `data_dir` is no path.
         ValueError: an attribute is out of range; the message names it.
 
     >>> Training(logits="softmax")
@@ -49,9 +51,9 @@ class Training:
         for name in ("steps", "batch_size", "evaluate_every"):
             check_integer(name, getattr(self, name), 1)
         check_integer("warmup", self.warmup, 0, self.steps)
-        rate = self.learning_rate
-        check("learning_rate", rate, 0 < rate < math.inf, "a positive number")
-        check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        check_optimizer(self)
+        if self.data_dir is not None:
+            check_path(self.data_dir, "data_dir")
 
     def load(self):
         """Return the `Dataset`."""

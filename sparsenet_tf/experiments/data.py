@@ -9,10 +9,11 @@ import dataclasses
 import gzip
 import importlib.resources
 import math
-import pathlib
 import zlib
 
 import numpy as np
+
+from sparsenet_tf.topology.checks import check_path
 
 _NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10")
 _NUM_CLASSES = 10
@@ -88,7 +89,7 @@ def load(name="mnist_5k", data_dir=None):
             f"Received: data_dir={str(data_dir)!r}"
         )
     else:
-        folder = pathlib.Path(data_dir)
+        folder = check_path(data_dir, "data_dir")
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"`data_dir` must be an existing folder. Received: data_dir='{folder}'"
@@ -136,8 +137,8 @@ def read_idx(path):
             or len(lengths) < 4 * ndim
         ):
             raise ValueError(
-                f"An IDX file must begin with 0, 0, a dtype code of {[*_IDX_DTYPES]}, "
-                f"the number of axes up to {_IDX_MAX_NDIM}, and as many lengths. "
+                "`path` must be an IDX file and begin with 0, 0, a dtype code of "
+                f"{[*_IDX_DTYPES]}, the number of axes up to {_IDX_MAX_NDIM}, and as many lengths. "
                 f"Received: {path} beginning with {[*magic]} and {[*lengths]}"
             )
         # Python's integers, since the product may well overflow an int64.
@@ -145,14 +146,14 @@ def read_idx(path):
         declared = math.prod(shape) * np.dtype(dtype).itemsize
         if not 0 < declared <= max_bytes:
             raise ValueError(
-                f"An IDX shape must fit the file, here 1 to {max_bytes} bytes. "
-                f"Received: {path} with shape {shape}, {declared} bytes"
+                "`path` must be an IDX file whose shape fits it, here 1 to "
+                f"{max_bytes} bytes. Received: {path} with shape {shape}, {declared} bytes"
             )
         values = stream.read(declared + 1)  # one more tells if the file goes on
     if len(values) != declared:
         got = "more" if len(values) > declared else f"{len(values)} bytes"
         raise ValueError(
-            f"An IDX file of shape {shape} must hold {declared} bytes of values. "
+            f"`path` must be an IDX file with {declared} bytes for shape {shape}. "
             f"Received: {path} with {got}"
         )
     array = np.frombuffer(values, dtype).reshape(shape)
@@ -190,8 +191,8 @@ def read_cifar10_binary(path):
     if rest or not 0 < len(content) <= max_bytes:
         got = "more" if len(content) > max_bytes else f"{len(content)} bytes"
         raise ValueError(
-            f"A CIFAR-10 binary file must hold 1 to {_CIFAR10_MAX_RECORDS} records of "
-            f"{_CIFAR10_RECORD} bytes. Received: {path} with {got}"
+            f"`path` must be a CIFAR-10 binary file of 1 to {_CIFAR10_MAX_RECORDS} "
+            f"records of {_CIFAR10_RECORD} bytes. Received: {path} with {got}"
         )
     records = np.frombuffer(content, "uint8").reshape(count, _CIFAR10_RECORD)
     images = records[:, 1:].reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -203,7 +204,7 @@ def read_cifar10_binary(path):
 @contextlib.contextmanager
 def _open(path):
     """Yields a stream and a bound on its bytes; damaged gzip becomes a ValueError."""
-    path = pathlib.Path(path)
+    path = check_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be an existing file. Received: {path}")
     is_gzip = path.suffix == ".gz"
@@ -213,14 +214,14 @@ def _open(path):
             yield stream, max_bytes
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"A .gz file must be a whole gzip stream. Received: {path} ({error})"
+                f"`path` must be a whole gzip stream. Received: {path} ({error})"
             ) from error
 
 
 def _check_labels(labels, path):
     if labels.max() >= _NUM_CLASSES:
         raise ValueError(
-            f"Labels must be in 0..{_NUM_CLASSES - 1}. "
+            f"`path` must have labels in 0..{_NUM_CLASSES - 1}. "
             f"Received: {path} with label {labels.max()}"
         )
 

@@ -5,14 +5,15 @@ repository (simonalford42/Kepner-sparse-nn, `pruning/simon/inference.py`), every
 included, above all the ReLU on the logits. Seeds and widths may be added to a setting.
 """
 
-import numbers
 import types
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 
 from sparsenet_tf.experiments.lrn import LocalResponseNormalization
 from sparsenet_tf.layers import RadixConv2D, RadixDense
+from sparsenet_tf.topology.checks import check_number, is_integer
 
 
 def _truncated_normal(stddev):
@@ -86,6 +87,8 @@ def lenet_300_100(
     >>> lenet_300_100(seed=0).count_params()
     266610
     """
+    units = _check_pair(units, "units")
+    _check_topologies(topologies, ("dense1", "dense2", "logits"))
     seeds = _seeds(seed, 3)
     dense = _dense_builder(
         seeds, weight_decay, kernel_initializer, bias_initializer, topologies
@@ -150,8 +153,11 @@ def lenet_5(
     >>> lenet_5(seed=0).count_params()
     970604
     """
+    filters = _check_pair(filters, "filters")
     if isinstance(local_response_normalization, bool):
         local_response_normalization = (local_response_normalization,) * 2
+    _check_pair(local_response_normalization, "local_response_normalization", bool)
+    _check_topologies(topologies, ("conv1", "conv2", "dense1", "logits"))
     norm1, norm2 = (
         [LocalResponseNormalization(name=f"norm{i}")] if wanted else []
         for i, wanted in enumerate(local_response_normalization, start=1)
@@ -199,9 +205,10 @@ def lenet_5(
 def _dense_builder(
     seeds, weight_decay, kernel_initializer, bias_initializer, topologies
 ):
-    if not weight_decay >= 0:
+    check_number(weight_decay, "weight_decay", "of 0 or more")
+    if not 0 <= weight_decay < float("inf"):
         raise ValueError(
-            "`weight_decay` must not be negative. "
+            "`weight_decay` must be finite and not negative. "
             f"Received: weight_decay={weight_decay}"
         )
 
@@ -223,11 +230,35 @@ def _dense_builder(
     return dense
 
 
+def _check_pair(values, name, kind=int):
+    known = isinstance(values, (tuple, list)) and len(values) == 2
+    right = is_integer if kind is int else lambda value: isinstance(value, kind)
+    if not known or not all(map(right, values)):
+        raise ValueError(
+            f"`{name}` must be a pair of {kind.__name__}, one for each layer. "
+            f"Received: {values!r}"
+        )
+    return values
+
+
+def _check_topologies(topologies, names):
+    if not isinstance(topologies, Mapping):
+        raise TypeError(
+            "`topologies` must be a dict from names of layers. Received: "
+            f"{topologies!r}"
+        )
+    unknown = [name for name in topologies if name not in names]
+    if unknown:
+        raise ValueError(
+            f"`topologies` must name layers of {names}. Received: {unknown}"
+        )
+
+
 def _seeds(seed, count):
     """An iterator over one seed a kernel, or over Nones."""
     if seed is None:
         return iter([None] * count)
-    if not isinstance(seed, numbers.Integral) or seed < 0:
+    if not is_integer(seed) or seed < 0:
         raise ValueError(
             f"`seed` must be None or a non-negative integer. Received: seed={seed!r}"
         )

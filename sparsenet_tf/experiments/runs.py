@@ -19,6 +19,8 @@ import shutil
 import tempfile
 import time
 
+from sparsenet_tf.topology.checks import check_path
+
 SETTINGS, HISTORY, RESULT = "settings.json", "history.json", "result.json"
 WRITING = ".writing"  # what the names of unfinished folders begin with
 DAY = 24 * 60 * 60.0
@@ -70,7 +72,9 @@ def describe(settings):
         TypeError, ValueError: as `run_name`.
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
-        raise TypeError(f"A run's settings must be a dataclass. Received: {settings!r}")
+        raise TypeError(
+            f"`settings`: a run's settings must be a dataclass. Received: {settings!r}"
+        )
     not_hashed = {}
     return _plain(settings, "", not_hashed), not_hashed
 
@@ -121,7 +125,7 @@ class Store:
     """
 
     def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+        self.folder = check_path(folder, "folder")
 
     def __repr__(self):
         return f"Store({str(self.folder)!r})"

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
@@ -83,6 +84,21 @@ def sweep(
         KeyboardInterrupt: it was stopped, at once.
         RuntimeError: no worker process could be started.
     """
+    if not isinstance(run_settings, Iterable) or isinstance(run_settings, str):
+        raise TypeError(
+            f"`run_settings` must be a sequence of dataclasses. Received: "
+            f"{run_settings!r}"
+        )
+    if not callable(execute):
+        raise TypeError(
+            f"`execute` must be a function of the settings. Received: {execute!r}"
+        )
+    if not isinstance(store, runs.Store):
+        raise TypeError(f"`store` must be a Store. Received: {store!r}")
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"`progress` must be a function or None. Received: {progress!r}"
+        )
     run_settings = list(run_settings)
     names = [runs.run_name(settings) for settings in run_settings]
     distinct = dict(zip(names, run_settings, strict=True))
@@ -113,7 +129,9 @@ def parse_shard(shard):
     """
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard) if type(shard) is str else None
     if not (match and 1 <= int(match[1]) <= int(match[2])):
-        raise ValueError(f"--shard must be i/n with 1 <= i <= n. Received: {shard!r}")
+        raise ValueError(
+            f"`shard`: --shard must be i/n with 1 <= i <= n. Received: {shard!r}"
+        )
     return int(match[1]), int(match[2])
 
 

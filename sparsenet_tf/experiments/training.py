@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.experiments.models import lenet_5, lenet_300_100
+from sparsenet_tf.topology.checks import is_integer
 
 DATASETS = ("mnist_5k", "mnist", "fashion_mnist", "cifar10")
 MODELS = {"lenet_300_100": lenet_300_100, "lenet_5": lenet_5}
@@ -28,8 +29,17 @@ def check(name, value, right, expected):
 
 def check_integer(name, value, least, most=2**32 - 1):
     """Raise a ValueError unless `value` is an integer from `least` to `most`."""
-    right = hasattr(value, "__index__") and least <= value <= most
+    right = is_integer(value) and least <= value <= most
     check(name, value, right, f"an integer from {least} to {most}")
+
+
+def check_number(name, value, right, expected):
+    """Raise a ValueError unless `value` is a number and `right(value)`.
+
+    >>> check_number("momentum", 0.9, lambda value: 0 <= value < 1, "in [0, 1)")
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    check(name, value, is_number and right(value), expected)
 
 
 def check_distinct(settings, name):
@@ -58,13 +68,22 @@ def check_training(settings):
     check("dataset", s.dataset, s.dataset in DATASETS, f"one of {DATASETS}")
     check("model", s.model, s.model in MODELS, f"one of {tuple(MODELS)}")
     check_integer("steps", s.steps, 1)
-    rate = s.learning_rate
-    check("learning_rate", rate, 0 < rate < math.inf, "a positive number")
-    check("momentum", s.momentum, 0 <= s.momentum < 1, "in [0, 1)")
+    check_optimizer(s)
     check_integer("batch_size", s.batch_size, 1)
     check_distinct(s, "seeds")
     for seed in s.seeds:
         check_integer("seeds", seed, 0)
+
+
+def check_optimizer(settings):
+    """Check a learning rate and a momentum.
+
+    Raises:
+        ValueError: one is no number or out of range; the message names it.
+    """
+    rate, momentum = settings.learning_rate, settings.momentum
+    check_number("learning_rate", rate, lambda r: 0 < r < math.inf, "a positive number")
+    check_number("momentum", momentum, lambda m: 0 <= m < 1, "in [0, 1)")
 
 
 def compile_model(model, settings, steps_per_execution):

@@ -6,6 +6,8 @@ import zlib
 import keras
 import numpy as np
 
+from sparsenet_tf.topology.checks import as_array
+
 
 def as_mask(values, shape=None, where=None):
     """Return `values` as a boolean array, or say why they are no mask.
@@ -23,7 +25,7 @@ def as_mask(values, shape=None, where=None):
     array([[False,  True]])
     """
     of = f" of kernel {where!r}" if where else ""
-    values = np.asarray(values)
+    values = as_array(values, "mask")
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"`mask`{of} must hold booleans, or 0 and 1. Received: dtype {values.dtype}"

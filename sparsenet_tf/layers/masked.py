@@ -21,6 +21,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask, decode_mask, encode_mask
 from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant
+from sparsenet_tf.topology.checks import check_flag
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -51,7 +52,8 @@ class Masked(keras.layers.Wrapper):
         **kwargs: as for any Keras layer. `name` defaults to the layer's.
 
     Raises:
-        TypeError: `layer` is no Keras layer.
+        TypeError: `layer` is no Keras layer, `exclude` no names, or `depthwise` no
+            boolean.
         ValueError: `layer` is masked already; a mask has another shape than its
             kernel, another dtype than bool or numbers, other values than 0 and 1, or
             names no kernel. For an unbuilt layer, shapes are checked when it is built.
@@ -89,8 +91,8 @@ class Masked(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self._convert_input_args = False  # the layer converts its inputs itself
         self._allow_non_tensor_positional_args = True
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.depthwise = depthwise
+        self.exclude = tree.as_names(exclude, "exclude")
+        self.depthwise = check_flag(depthwise, "depthwise")
         # A plain attribute: the dict holds records, not layers, for Keras to track.
         object.__setattr__(self, "kernels", {})
         if mask is not None and not isinstance(mask, (dict, list)):
@@ -181,7 +183,8 @@ class Masked(keras.layers.Wrapper):
         """
         if not self.built:
             raise ValueError(
-                f"Layer {self.name!r} must be built before `set_masks` is called."
+                f"Layer {self.name!r} must be built before `set_masks` is called. "
+                "Received: masks for a layer that is not built"
             )
         masks = masks if isinstance(masks, dict) else {None: as_mask(masks)}
         checked = _assign_names(masks, self.kernels, self.name)

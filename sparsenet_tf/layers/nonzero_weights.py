@@ -17,8 +17,15 @@ def as_topology(topology):
 
     Raises:
         TypeError: it is neither.
+        ValueError: the dict has other entries than a `RadixLayer` has.
     """
     if isinstance(topology, dict):
+        known = {field.name for field in dataclasses.fields(RadixLayer)}
+        if not {"nodes", "radix", "place_value"} <= topology.keys() <= known:
+            raise ValueError(
+                f"`topology` must be a RadixLayer, or a dict of its arguments. "
+                f"Received: {topology!r}"
+            )
         return RadixLayer(**topology)
     if not isinstance(topology, RadixLayer):
         raise TypeError(

@@ -17,6 +17,7 @@ from sparsenet_tf.layers.nonzero_weights import (
     kernel_fans,
     to_dense_kernel,
 )
+from sparsenet_tf.topology.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -77,6 +78,7 @@ class RadixConv2D(NonzeroConv2D):
         **kwargs,
     ):
         topology = as_topology(topology)
+        groups = check_integer(groups, "groups", 1)
         super().__init__(
             topology,
             groups * topology.output_size,

@@ -12,6 +12,8 @@ from sparsenet_tf.layers.nonzero_weights import (
 )
 from sparsenet_tf.layers.pattern_layer import PatternLayer
 from sparsenet_tf.layers.sparse_dense import as_pattern, given_mask
+from sparsenet_tf.topology import SparsePattern
+from sparsenet_tf.topology.checks import as_array
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -107,7 +109,7 @@ class SparseConv2D(PatternLayer, NonzeroConv2D):
                 none.
         """
         mask = given_mask(layer, mask)
-        return cls._from_dense(layer, as_conv_pattern(mask), **settings)
+        return cls._from_dense(layer, as_conv_pattern(mask, "mask"), **settings)
 
     def fit_connections(self, channels):
         """Refuse channels that are not as many as the pattern's."""
@@ -170,8 +172,9 @@ class SparseConv2D(PatternLayer, NonzeroConv2D):
         return from_dense_kernel(dense.reshape((-1, self.filters)), self.pattern)
 
 
-def as_conv_pattern(pattern):
+def as_conv_pattern(pattern, name="pattern"):
     """Return a `SparsePattern`, also from a mask (h, w, channels, filters)."""
-    if not isinstance(pattern, dict) and np.ndim(pattern) == 4:
-        pattern = np.asarray(pattern).reshape((-1, np.shape(pattern)[-1]))
-    return as_pattern(pattern)
+    if not isinstance(pattern, (dict, SparsePattern)):
+        mask = as_array(pattern, name)
+        pattern = mask.reshape((-1, mask.shape[-1])) if mask.ndim == 4 else mask
+    return as_pattern(pattern, name)

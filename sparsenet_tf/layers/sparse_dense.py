@@ -105,7 +105,7 @@ class SparseDense(PatternLayer, NonzeroDense):
                 none.
         """
         mask = given_mask(layer, mask)
-        return cls._from_dense(layer, as_pattern(mask), **settings)
+        return cls._from_dense(layer, as_pattern(mask, "mask"), **settings)
 
     def check_connections(self, pattern):
         """Return the `SparsePattern` that `pattern` is or describes."""
@@ -166,7 +166,8 @@ class SparseDense(PatternLayer, NonzeroDense):
         pattern, old = as_pattern(pattern), self.pattern
         if not self.built:
             raise ValueError(
-                f"Layer {self.name!r} must be built before `set_pattern` is called."
+                f"Layer {self.name!r} must be built before `set_pattern` is called. "
+                "Received: a pattern for a layer that is not built"
             )
         if any(
             getattr(pattern, name) != getattr(old, name)
@@ -189,7 +190,7 @@ class SparseDense(PatternLayer, NonzeroDense):
         return self._product(inputs, self.kernel, self.implementation)
 
 
-def as_pattern(pattern):
+def as_pattern(pattern, name="pattern"):
     """Return a `SparsePattern`, also from a mask or from the dict in a config.
 
     Raises:
@@ -199,7 +200,7 @@ def as_pattern(pattern):
         return pattern
     if isinstance(pattern, dict):
         return SparsePattern.from_config(pattern)
-    return SparsePattern.from_mask(pattern)
+    return SparsePattern.from_mask(pattern, name)
 
 
 def taken(values, source):
@@ -211,14 +212,22 @@ def given_mask(layer, mask):
     """Return `mask`, or that of the wrapper `layer` if it is None.
 
     Raises:
+        TypeError: it is None, and `layer` is no layer.
         ValueError: it is None, and the layer is in no wrapper.
     """
     if mask is not None:
         return mask
     if not tree.is_masked(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
         raise ValueError(
             f"`mask` must be given for layer {layer.name!r}, which is not `Masked`. "
             "Received: None"
+        )
+    if len(layer.masks) != 1:
+        raise ValueError(
+            f"`layer` must have one mask. Received: {layer.name!r} with masks of "
+            f"{list(layer.masks)}, " + ("built" if layer.built else "not built")
         )
     [mask] = layer.masks.values()
     return mask

@@ -4,6 +4,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.replace import replace_layers
+from sparsenet_tf.topology.checks import check_flag
 
 
 def sparsify(model, masks=None, exclude=(), depthwise=True):
@@ -56,6 +57,14 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     if masks is not None:
         masks = check_masks(tree.kernels(model), masks, model.name)
 
+    check_flag(depthwise, "depthwise")
+    both = [path for path in masks or () if tree.matches(path, exclude)]
+    if both:
+        raise ValueError(
+            f"`masks` must not have kernels that `exclude` names. Received: {both} in "
+            f"`masks`, exclude={exclude!r}"
+        )
+
     owners = tree.kernel_owners(model)
     per_channel = [path for path in owners if tree.is_depthwise(*owners[path])]
     named = [path for path in per_channel if path in (masks or ())]
@@ -79,8 +88,6 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     # By order: a copy's sublayers may have other automatic names.
     for path, new_path in zip(order, tree.kernels(new), strict=bool(masks)):
         if path in masks:
-            if new_path not in masked:
-                raise ValueError(f"`masks` and `exclude` both name kernel {path!r}")
             masked[new_path].set_mask(masks[path])
     return new
 

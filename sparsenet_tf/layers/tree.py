@@ -1,5 +1,7 @@
 """The layers below a layer, the paths that name them, and their kernels."""
 
+from collections.abc import Iterable
+
 import keras
 
 # Weights of two or more axes that are no connections: the bias of a GRU or of a
@@ -160,11 +162,7 @@ def check_names(model, names, argument):
         TypeError: `names` is neither a string nor a sequence of strings.
         ValueError: one of them matches no layer or kernel of `model`.
     """
-    names = (names,) if isinstance(names, str) else tuple(names)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            f"`{argument}` must be layer names (strings). Received: {names!r}"
-        )
+    names = as_names(names, argument)
     paths = [path for path, _ in walk(model)] + list(kernels(model))
     for name in names:
         if not any(matches(path, [name]) for path in paths):
@@ -173,6 +171,26 @@ def check_names(model, names, argument):
                 f"`{argument}` names the layer {name!r}, which model "
                 f"{model.name!r} does not have. Its layers: {known}"
             )
+    return names
+
+
+def as_names(names, argument):
+    """Return `names`, one or several, as a tuple of strings.
+
+    Raises:
+        TypeError: they are something else.
+
+    >>> as_names("logits", "exclude")
+    ('logits',)
+    """
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, Iterable):
+        names = tuple(names)
+    if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            f"`{argument}` must be layer names (strings). Received: {names!r}"
+        )
     return names
 
 

@@ -98,7 +98,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.criterion = criterion
         self.scope = check_scope(scope)
         self.structure = structure
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = tree.as_names(exclude, "exclude")
         self.updates = {}
         self._kernels = {}
         self._guards = Guards()
@@ -119,6 +119,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Find the masked kernels, and prune if an update is due at this step."""
+        tree.check_model(self.model)
         exclude = tree.check_names(self.model, self.exclude, "exclude")
         check_scope(self.scope, self.model)
         self._kernels = prunable_kernels(self.model, exclude)

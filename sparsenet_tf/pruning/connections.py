@@ -29,7 +29,7 @@ class MaskedConnections:
     def scores(self, criterion, positions):
         """Scores of the connections, which are at `positions`, in that order."""
         values = finite_values(self.path, self.masked.kernel)
-        found = score(None, {}, {self.path: values}, criterion)[self.path]
+        found = score(None, {}, {self.path: values}, criterion, "drop")[self.path]
         return found.ravel()[positions]
 
     def move(self, kept, new, optimizer):
@@ -60,7 +60,7 @@ class NonzeroConnections:
     def scores(self, criterion, positions):
         """Scores of the connections, which are at `positions`, in that order."""
         values = finite_values(self.path, self.layer.kernel)
-        found = score(None, {}, {self.path: values}, criterion)[self.path]
+        found = score(None, {}, {self.path: values}, criterion, "drop")[self.path]
         return found[self.layer.pattern.by_input[2]]
 
     def move(self, kept, new, optimizer):

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer, check_number
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -42,13 +42,7 @@ class CosineDecay:
     """
 
     def __init__(self, initial_fraction, end_step, begin_step=0, frequency=100):
-        if isinstance(initial_fraction, bool) or not hasattr(
-            initial_fraction, "__float__"
-        ):
-            raise TypeError(
-                "`initial_fraction` must be a number in [0, 1]. Received: "
-                f"{initial_fraction!r}"
-            )
+        check_number(initial_fraction, "initial_fraction", "in [0, 1]")
         if not 0.0 <= initial_fraction <= 1.0:
             raise ValueError(
                 f"`initial_fraction` must be in [0, 1]. Received: {initial_fraction!r}"
@@ -60,6 +54,7 @@ class CosineDecay:
 
     def __call__(self, step):
         """The share of the connections to exchange at `step`."""
+        step = check_integer(step, "step", 0)
         if not self.begin_step <= step < self.end_step:
             return 0.0
         done = (step - self.begin_step) / (self.end_step - self.begin_step)
@@ -67,7 +62,7 @@ class CosineDecay:
 
     def last_update(self, step):
         """The last step, `step` or before it, at which connections move, or None."""
-        step = min(step, self.end_step - 1)
+        step = min(check_integer(step, "step", 0), self.end_step - 1)
         if step < self.begin_step:
             return None
         return step - (step - self.begin_step) % self.frequency

@@ -5,6 +5,8 @@ import zlib
 import keras
 import numpy as np
 
+from sparsenet_tf.topology.checks import check_integer
+
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
 def magnitude(weights):
@@ -51,11 +53,7 @@ class Random:
     """
 
     def __init__(self, seed):
-        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-            raise TypeError(f"`seed` must be an integer. Received: {seed!r}")
-        if seed < 0:
-            raise ValueError(f"`seed` must be 0 or more. Received: {seed}")
-        self.seed = int(seed)
+        self.seed = check_integer(seed, "seed", 0)
 
     def scores(self, model, kernels):
         """Return `{path: array}` of the kernels' shapes."""

@@ -11,7 +11,7 @@ from sparsenet_tf.pruning.connections import (
 )
 from sparsenet_tf.pruning.guards import Guards
 from sparsenet_tf.pruning.steps import Steps, optimizer_step
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import highest
 
 
@@ -30,7 +30,10 @@ class DynamicTraining(keras.callbacks.Callback):
 
     def __init__(self, schedule, drop, exclude, seed):
         super().__init__()
-        is_schedule = callable(schedule) and hasattr(schedule, "last_update")
+        is_object = not isinstance(schedule, type)
+        is_schedule = (
+            is_object and callable(schedule) and hasattr(schedule, "last_update")
+        )
         # A sparsity is no share of connections to exchange.
         if not is_schedule or hasattr(schedule, "final_sparsity"):
             raise TypeError(
@@ -43,7 +46,7 @@ class DynamicTraining(keras.callbacks.Callback):
                 f"Received: {drop!r}"
             )
         self.schedule, self.drop = schedule, drop
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = tree.as_names(exclude, "exclude")
         self.seed = check_integer(seed, "seed", 0)
         self.updates = {}
         self.connections = {}
@@ -60,6 +63,7 @@ class DynamicTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Find the kernels; their connections stay as they are."""
+        tree.check_model(self.model)
         exclude = tree.check_names(self.model, self.exclude, "exclude")
         self.connections = find_connections(self.model, exclude)
         count = {p: c.positions().size for p, c in self.connections.items()}

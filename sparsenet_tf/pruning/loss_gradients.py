@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.kernels.gradients import gradients
+from sparsenet_tf.topology.checks import check_integer
 
 
 def mean_gradients(model, kernels, x, y, batch_size=256):
@@ -96,10 +97,7 @@ def check_data(x, y, batch_size):
         ValueError: it is less than 1, there are no examples, or `x` and `y` differ in
             length.
     """
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
-        raise TypeError(f"`batch_size` must be an integer. Received: {batch_size!r}")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be 1 or more. Received: {batch_size}")
+    batch_size = check_integer(batch_size, "batch_size", 1)
     x, y = keras.tree.map_structure(
         lambda a: None if a is None else _as_examples(a), (x, y)
     )
@@ -109,7 +107,7 @@ def check_data(x, y, batch_size):
         raise ValueError(
             f"{names} of one length, 1 or more. Received: lengths {sorted(lengths)}"
         )
-    return x, y, int(batch_size)
+    return x, y, batch_size
 
 
 def _as_examples(array):

@@ -1,5 +1,7 @@
 """Prune at once."""
 
+import keras
+
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.sparsify import sparsify
@@ -54,8 +56,8 @@ def prune_one_shot(
         The sparsified model; `model` itself if that was sparsified.
 
     Raises:
-        TypeError: `model` is no Keras model, `criterion` not callable, or `structure`
-            no structure.
+        TypeError: `model` is no Keras model, `criterion` not callable, `structure` no
+            structure, or `optimizer` no optimizer.
         ValueError: `sparsity`, `scope` or `exclude` is wrong, `structure` has fewer
             zeros than `sparsity` asks for, the model is not built
             or has no kernels, or a kernel or its scores have NaN or infinity. Nothing
@@ -74,6 +76,11 @@ def prune_one_shot(
     scope = check_scope(scope, model)
     check_criterion(criterion)
     check_structure(structure, sparsity)
+    if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a keras.optimizers.Optimizer or None. Received: "
+            f"{optimizer!r}"
+        )
     exclude = tree.check_names(model, exclude, "exclude")
     paths = tree.kernels(model)
     if not paths:

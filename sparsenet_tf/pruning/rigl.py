@@ -7,7 +7,7 @@ from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.dense_gradients import highest_gradients
 from sparsenet_tf.pruning.dynamic import DynamicTraining
 from sparsenet_tf.pruning.loss_gradients import batches
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")

@@ -1,8 +1,8 @@
 """When to prune and how much: pure functions of the optimizer's step."""
 
 import keras
-import numpy as np
 
+from sparsenet_tf.topology.checks import check_integer, check_number
 from sparsenet_tf.topology.selection import check_sparsity
 
 
@@ -56,13 +56,14 @@ class PolynomialDecay:
                 f"weights do not return. Received: {final_sparsity} < "
                 f"{initial_sparsity}"
             )
-        self.begin_step = _check_step(begin_step, "begin_step", 0)
-        self.end_step = _check_step(end_step, "end_step", self.begin_step)
-        self.frequency = _check_step(frequency, "frequency", 1)
+        self.begin_step = check_integer(begin_step, "begin_step", 0)
+        self.end_step = check_integer(end_step, "end_step", self.begin_step)
+        self.frequency = check_integer(frequency, "frequency", 1)
         self.power = _check_power(power)
 
     def __call__(self, step):
         """The sparsity at `step`; 0.0 before `begin_step`."""
+        step = check_integer(step, "step", 0)
         if step < self.begin_step:
             return 0.0
         if step >= self.end_step:
@@ -73,6 +74,7 @@ class PolynomialDecay:
 
     def last_update(self, step):
         """The last step, `step` or before it, at which masks change; None before."""
+        step = check_integer(step, "step", 0)
         if step < self.begin_step:
             return None
         if step >= self.end_step:
@@ -125,11 +127,11 @@ class ConstantSparsity:
 
     def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=200):
         self.target_sparsity = check_sparsity(target_sparsity, "target_sparsity")
-        self.begin_step = _check_step(begin_step, "begin_step", 0)
-        self.end_step = _check_step(end_step, "end_step", -1)
+        self.begin_step = check_integer(begin_step, "begin_step", 0)
+        self.end_step = check_integer(end_step, "end_step", -1)
         if self.end_step != -1:
-            _check_step(end_step, "end_step", self.begin_step)
-        self.frequency = _check_step(frequency, "frequency", 1)
+            check_integer(end_step, "end_step", self.begin_step)
+        self.frequency = check_integer(frequency, "frequency", 1)
 
     @property
     def final_sparsity(self):
@@ -138,10 +140,12 @@ class ConstantSparsity:
 
     def __call__(self, step):
         """The sparsity at `step`; 0.0 before `begin_step`."""
+        step = check_integer(step, "step", 0)
         return self.target_sparsity if step >= self.begin_step else 0.0
 
     def last_update(self, step):
         """The last step, `step` or before it, at which masks change; None before."""
+        step = check_integer(step, "step", 0)
         if step < self.begin_step:
             return None
         if self.end_step != -1:
@@ -197,18 +201,7 @@ def as_schedule(schedule):
 
 
 def _check_power(power):
-    if isinstance(power, bool) or not isinstance(
-        power, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"`power` must be a number. Received: {power!r}")
+    check_number(power, "power", "more than 0")
     if not 0 < power < float("inf"):
         raise ValueError(f"`power` must be more than 0. Received: {power!r}")
     return int(power) if power == int(power) else float(power)
-
-
-def _check_step(value, name, least):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be an integer. Received: {value!r}")
-    if value < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {value}")
-    return int(value)

@@ -50,11 +50,12 @@ def check_scope(scope, model=None):
     """Return `scope`, checked; with a model also the names in a dict.
 
     Raises:
-        TypeError: a sparsity in a dict is no number.
+        TypeError: a sparsity in a dict is no number, or a key no name.
         ValueError: it is unknown, a sparsity is outside [0, 1), or a dict names a
             layer that the model does not have.
     """
     if isinstance(scope, Mapping):
+        tree.as_names(scope, "scope")
         for name, sparsity in scope.items():
             check_sparsity(sparsity, f"scope[{name!r}]")
         if model is not None:

@@ -14,6 +14,7 @@ from sparsenet_tf.pruning.loss_gradients import (
     mean_gradients,
     unmasked,
 )
+from sparsenet_tf.topology.checks import check_number
 
 
 class _FromData:
@@ -77,7 +78,7 @@ class Gradient(_FromData):
             for path, gradient in found.items():
                 total[path] = total[path] + size * np.abs(gradient)
         return {
-            path: total[path] * np.abs(as_float(masked.kernel)) / len_of(self.y)
+            path: total[path] * np.abs(as_float(masked.kernel)) / len_of(self.x)
             for path, masked in kernels.items()
         }
 
@@ -170,15 +171,12 @@ class GraSP(_FromData):
 
     def __init__(self, x, y, batch_size=256, temperature=200):
         super().__init__(x, y, batch_size)
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-            raise TypeError(
-                f"`temperature` must be a number. Received: {temperature!r}"
-            )
+        check_number(temperature, "temperature", "more than 0")
         if not 0 < temperature < float("inf"):
             raise ValueError(
                 f"`temperature` must be more than 0. Received: {temperature!r}"
             )
-        self.temperature = temperature
+        self.temperature = float(temperature)
 
     def get_config(self):
         """The arguments, the data included."""
@@ -196,7 +194,7 @@ class GraSP(_FromData):
                 for t, h in zip(total, found, strict=True)
             ]
         return {
-            path: as_float(masked.kernel) * product / len_of(self.y)
+            path: as_float(masked.kernel) * product / len_of(self.x)
             for (path, masked), product in zip(kernels.items(), total, strict=True)
         }
 

@@ -10,6 +10,7 @@ takes the place of its inputs. `PruningCallback` and `prune_one_shot` take one a
 import keras
 import numpy as np
 
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import check_sparsity, select_masks
 
 
@@ -45,8 +46,8 @@ class NM:
     """
 
     def __init__(self, n, m):
-        self.n = _check_size(n, "n")
-        self.m = _check_size(m, "m")
+        self.n = check_integer(n, "n", 1)
+        self.m = check_integer(m, "m", 1)
         if self.m <= self.n:
             raise ValueError(f"`m` must be more than `n`, {n}. Received: {m!r}")
 
@@ -148,7 +149,9 @@ class Blocks:
                 f"`shape` must be a pair of integers, (inputs, outputs). Received: "
                 f"{shape!r}"
             )
-        self.shape = tuple(_check_size(s, f"shape[{i}]") for i, s in enumerate(shape))
+        self.shape = tuple(
+            check_integer(s, f"shape[{i}]", 1) for i, s in enumerate(shape)
+        )
 
     def select(self, scores, sparsity, masks, axes):
         """Return the new masks, as `NM.select`; `sparsity` is a share of the blocks."""
@@ -286,11 +289,3 @@ def _order(shape, axes):
     parts = positions, list(inputs), list(outputs)
     sizes = [int(np.prod([shape[axis] for axis in part])) for part in parts]
     return [axis for part in parts for axis in part], sizes
-
-
-def _check_size(size, name):
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise TypeError(f"`{name}` must be an integer. Received: {size!r}")
-    if size < 1:
-        raise ValueError(f"`{name}` must be 1 or more. Received: {size!r}")
-    return int(size)

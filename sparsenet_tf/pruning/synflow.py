@@ -9,6 +9,7 @@ from keras import ops
 from sparsenet_tf.kernels.gradients import gradients
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.loss_gradients import as_float, kernel_values, kernels_read_as
+from sparsenet_tf.topology.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -35,7 +36,7 @@ class SynFlow:
             does not have them itself (a subclassed one).
 
     Raises:
-        TypeError: `rounds` is no integer.
+        TypeError: `rounds` is no integer, or `example` no arrays.
         ValueError: `rounds` is less than 1; when it is used, the model's inputs are
             not known, or no path leads through it.
 
@@ -50,11 +51,14 @@ class SynFlow:
     """
 
     def __init__(self, rounds=100, example=None):
-        if isinstance(rounds, bool) or not hasattr(rounds, "__index__"):
-            raise TypeError(f"`rounds` must be an integer. Received: {rounds!r}")
-        if rounds < 1:
-            raise ValueError(f"`rounds` must be 1 or more. Received: {rounds}")
-        self.rounds, self.example = int(rounds), example
+        self.rounds = check_integer(rounds, "rounds", 1)
+        for part in keras.tree.flatten(example):
+            if part is not None and not len(getattr(part, "shape", ())):
+                raise TypeError(
+                    "`example` must be arrays with an axis of examples. Received: "
+                    f"{example!r:.200}"
+                )
+        self.example = example
 
     def scores(self, model, kernels):
         """Return `{path: array}` of the kernels' shapes."""

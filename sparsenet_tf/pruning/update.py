@@ -10,6 +10,7 @@ from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.scope import groups
 from sparsenet_tf.pruning.structures import check_max_sparsity
+from sparsenet_tf.topology.checks import as_array
 from sparsenet_tf.topology.selection import select_masks
 
 
@@ -53,7 +54,7 @@ def prune_kernels(
     return {path: new_masks[path] for path in kernels}
 
 
-def score(model, kernels, values, criterion):
+def score(model, kernels, values, criterion, name="criterion"):
     """Return `{path: scores}` by a criterion, of the kernels' shapes and finite.
 
     Args:
@@ -61,6 +62,7 @@ def score(model, kernels, values, criterion):
         kernels: dict `{path: MaskedKernel}`.
         values: dict `{path: array}`, the kernels' values.
         criterion: as for `PruningCallback`.
+        name: what errors call it.
 
     Raises:
         ValueError: scores have NaN or infinity, or another shape.
@@ -70,12 +72,14 @@ def score(model, kernels, values, criterion):
     else:
         found = {path: criterion(value) for path, value in values.items()}
     for path, value in values.items():
-        array = found[path] = np.asarray(found[path])
-        if array.shape != value.shape or not np.isfinite(array).all():
+        array = found[path] = as_array(found.get(path), name)
+        is_real = array.dtype.kind in "fiub"
+        if not is_real or array.shape != value.shape or not np.isfinite(array).all():
+            bad = np.count_nonzero(~np.isfinite(array)) if is_real else "all"
             raise ValueError(
-                f"`criterion` must return finite scores of shape {value.shape} for "
-                f"kernel {path!r}. Received: shape {array.shape}, "
-                f"{np.count_nonzero(~np.isfinite(array))} of them not finite"
+                f"`{name}` must return finite scores of shape {value.shape} for "
+                f"kernel {path!r}. Received: shape {array.shape}, {array.dtype}, "
+                f"{bad} of them not finite"
             )
     return found
 

@@ -55,7 +55,7 @@ def allocate(shapes, sparsity, method="erk"):
     shapes = [check_shape(s, f"shapes[{i}]", 2) for i, s in enumerate(shapes)]
     if not shapes:
         raise ValueError("`shapes` must have at least one shape. Received: none")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
     sizes = np.array([math.prod(shape) for shape in shapes], float)
     wanted = (1 - check_sparsity(sparsity)) * sizes.sum()

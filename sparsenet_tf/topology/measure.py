@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from sparsenet_tf.topology.checks import as_array
+
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
@@ -71,9 +73,9 @@ def measure(masks):
 
 
 def _check_masks(masks):
-    if not np.iterable(masks):
+    if not np.iterable(masks) or isinstance(masks, (str, dict)):
         raise TypeError(f"`masks` must be a sequence of arrays. Received: {masks!r}")
-    masks = [np.asarray(mask) for mask in masks]
+    masks = [as_array(mask, f"masks[{i}]") for i, mask in enumerate(masks)]
     if not masks:
         raise ValueError("`masks` must have at least one mask. Received: none")
     for i, mask in enumerate(masks):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import check_sparsity
 
 SHORTLIST = 64  # Candidates of a search whose exact density is computed.
@@ -241,23 +242,6 @@ class RadixLayer:
         )
 
     __str__ = describe
-
-
-def check_integer(value, name, least):
-    """Return `value` as an int of at least `least`, or say what is wrong with it.
-
-    Raises:
-        TypeError: it is no integer, or a bool.
-        ValueError: it is less than `least`.
-
-    >>> check_integer(np.int64(3), "nodes", 1)
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{name}` must be an integer. Received: {value!r}")
-    if value < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {value!r}")
-    return int(value)
 
 
 def has_dead_units(layer):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sparsenet_tf.topology.checks import as_array
 from sparsenet_tf.topology.radix_layer import RadixLayer
 
 
@@ -12,7 +13,10 @@ def find_radix_layer(mask):
     may have been dropped, so long as one copy on each side is whole.
 
     Args:
-        mask: boolean array (inputs, outputs).
+        mask: boolean array (inputs, outputs), or one of 0 and 1.
+
+    Raises:
+        ValueError: `mask` holds something else.
 
     Example:
     >>> net = stf.topology.RadixNet((10, 10), (8, 3, 1))
@@ -22,7 +26,13 @@ def find_radix_layer(mask):
     >>> find_radix_layer(np.eye(4, dtype=bool)[::-1]) is None
     True
     """
-    mask = np.asarray(mask, bool)
+    mask = as_array(mask, "mask")
+    if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"`mask` must hold booleans, or 0 and 1. Received: dtype {mask.dtype}, "
+            f"{mask!r:.200}"
+        )
+    mask = mask.astype(bool)
     if mask.ndim != 2 or not mask.any():
         return None
     # Copies repeat: rows and columns have the nodes as a period.

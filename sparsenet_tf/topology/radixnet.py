@@ -7,12 +7,8 @@ import math
 
 import numpy as np
 
-from sparsenet_tf.topology.radix_layer import (
-    SHORTLIST,
-    RadixLayer,
-    check_integer,
-    has_dead_units,
-)
+from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.radix_layer import SHORTLIST, RadixLayer, has_dead_units
 from sparsenet_tf.topology.selection import check_sparsity
 
 

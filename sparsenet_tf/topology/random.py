@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import as_generator, check_flag, check_integer
 from sparsenet_tf.topology.selection import check_sparsity, select_mask
 
 
@@ -38,7 +38,8 @@ def random_mask(shape, sparsity, seed, exact=False):
     """
     shape = check_shape(shape, "shape", 1)
     sparsity = check_sparsity(sparsity)
-    scores = _generator(seed).random(shape)
+    exact = check_flag(exact, "exact")
+    scores = as_generator(seed).random(shape)
     return select_mask(scores, sparsity) if exact else scores >= sparsity
 
 
@@ -103,7 +104,7 @@ def expander_mask(shape, fan_in, seed):
             f"`fan_in` must be at most {inputs}, the inputs of an output of shape "
             f"{shape}. Received: {fan_in}"
         )
-    hands = _deal(inputs, outputs, fan_in, _generator(seed))
+    hands = _deal(inputs, outputs, fan_in, as_generator(seed))
     mask = np.zeros((inputs, outputs), bool)
     mask[hands, np.arange(outputs)[:, None]] = True
     return mask.reshape(shape)
@@ -153,13 +154,3 @@ def _avoid(deck, held, count):
     if wrong.size:
         spare = count + np.flatnonzero(~clash[count:])[: wrong.size]
         deck[wrong], deck[spare] = deck[spare], deck[wrong]
-
-
-def _generator(seed):
-    if isinstance(seed, np.random.Generator):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(
-            f"`seed` must be an integer or a numpy.random.Generator. Received: {seed!r}"
-        )
-    return np.random.default_rng(check_integer(seed, "seed", 0))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sparsenet_tf.topology.checks import as_array, check_number
+
 
 def select_mask(scores, sparsity, mask=None):
     """Keep the highest scores so that exactly the wanted share is pruned.
@@ -48,6 +50,7 @@ def select_masks(scores, sparsity, masks=None):
         List of boolean arrays, True where kept.
 
     Raises:
+        TypeError: `scores` or `masks` is no list.
         ValueError: as `select_mask`, or the lists differ in length.
 
     Example:
@@ -55,12 +58,12 @@ def select_masks(scores, sparsity, masks=None):
     [array([ True, False]), array([False,  True])]
     """
     sparsity = check_sparsity(sparsity)
-    scores = [_check_scores(s) for s in scores]
+    scores = [_check_scores(s) for s in _list(scores, "scores")]
     if not scores:
         raise ValueError("`scores` must have at least one array. Received: []")
     if masks is None:
         masks = [np.ones(s.shape, bool) for s in scores]
-    masks = [np.asarray(mask) for mask in masks]
+    masks = [as_array(mask, "mask") for mask in _list(masks, "masks")]
     _check_masks(masks, scores)
 
     flat = scores[0].ravel() if len(scores) == 1 else _concatenate(scores)
@@ -112,17 +115,20 @@ def check_sparsity(sparsity, name="sparsity"):
     >>> check_sparsity(0.5)
     0.5
     """
-    if isinstance(sparsity, bool) or not isinstance(
-        sparsity, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"`{name}` must be a number in [0, 1). Received: {sparsity!r}")
+    check_number(sparsity, name, "in [0, 1)")
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"`{name}` must be in [0, 1). Received: {sparsity!r}")
     return float(sparsity)
 
 
+def _list(values, name):
+    if not np.iterable(values) or isinstance(values, str):
+        raise TypeError(f"`{name}` must be a list of arrays. Received: {values!r}")
+    return list(values)
+
+
 def _check_scores(scores):
-    scores = np.asarray(scores)
+    scores = as_array(scores, "scores")
     if scores.dtype.kind not in "fiub":
         raise ValueError(
             f"`scores` must hold real numbers. Received: dtype {scores.dtype}"

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import as_array, check_integer
 
 _INDEX_LIMIT = 2**31 - 1
 
@@ -55,17 +55,26 @@ class SparsePattern:
         _check_rows(self.splits, self.inputs, self.input_size, self.output_size)
 
     @classmethod
-    def from_mask(cls, mask):
+    def from_mask(cls, mask, name="mask"):
         """Return the pattern of a mask (inputs, outputs), nonzero where connected.
 
+        Args:
+            mask: array of booleans or finite numbers.
+            name: what errors call it.
+
         Raises:
-            ValueError: `mask` does not have two axes.
+            ValueError: `mask` does not have two axes, or holds NaN or no numbers.
         """
-        mask = np.asarray(mask)
+        mask = as_array(mask, name)
         if mask.ndim != 2:
             raise ValueError(
-                f"`mask` must have two axes, inputs and outputs. Received: shape "
+                f"`{name}` must have two axes, inputs and outputs. Received: shape "
                 f"{mask.shape}"
+            )
+        if mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+            raise ValueError(
+                f"`{name}` must hold booleans, or finite numbers. Received: dtype "
+                f"{mask.dtype}, {mask!r:.200}"
             )
         outputs, inputs = np.nonzero(mask.T)
         return cls._sorted(*mask.shape, inputs, outputs)
@@ -87,13 +96,14 @@ class SparsePattern:
         >>> SparsePattern.from_edges(4, 2, [3, 0], [1, 0]).mask().astype(int).tolist()
         [[1, 0], [0, 0], [0, 0], [0, 1]]
         """
-        inputs, outputs = np.asarray(inputs), np.asarray(outputs)
+        inputs, outputs = as_array(inputs, "inputs"), as_array(outputs, "outputs")
         if inputs.shape != outputs.shape or inputs.ndim != 1:
             raise ValueError(
                 "`inputs` and `outputs` must be vectors of one length. Received: "
                 f"shapes {inputs.shape} and {outputs.shape}"
             )
         size = check_integer(output_size, "output_size", 1)
+        outputs = _indices("outputs", outputs)
         if outputs.size and not 0 <= outputs.min() <= outputs.max() < size:
             raise ValueError(
                 f"`outputs` must be at least 0 and below {size}. Received: "
@@ -139,7 +149,17 @@ class SparsePattern:
 
     @classmethod
     def from_config(cls, config):
-        """Return the pattern that `get_config` described."""
+        """Return the pattern that `get_config` described.
+
+        Raises:
+            ValueError: it described none.
+        """
+        keys = {"input_size", "output_size", "wide", "connections"}
+        if not isinstance(config, dict) or not keys <= config.keys():
+            raise ValueError(
+                f"`config` must be a dict with {sorted(keys)}, as from `get_config`. "
+                f"Received: {config!r:.200}"
+            )
         data = zlib.decompress(base64.b64decode(config["connections"]))
         steps = np.frombuffer(data, "<u8" if config["wide"] else "<u4")
         places = np.cumsum(steps, dtype=np.int64) - 1
@@ -197,11 +217,23 @@ class SparsePattern:
         Returns:
             Integer array (other.num_connections,), -1 where this one has none.
 
+        Raises:
+            ValueError: it is no pattern of these sizes.
+
         Example:
         >>> old = SparsePattern.from_edges(4, 1, [0, 3], [0, 0])
         >>> old.find(SparsePattern.from_edges(4, 1, [1, 3], [0, 0]))
         array([-1,  1])
         """
+        sizes = self.input_size, self.output_size
+        if (
+            not isinstance(other, SparsePattern)
+            or (other.input_size, other.output_size) != sizes
+        ):
+            raise ValueError(
+                f"`other` must be a SparsePattern of the sizes {sizes}. Received: "
+                f"{other!r:.200}"
+            )
         if self.num_connections == 0:
             return np.full(other.num_connections, -1)
         mine, others = self._places(), other._places()
@@ -243,15 +275,17 @@ class SparsePattern:
 
 
 def _indices(name, values):
-    array = np.asarray(values)
+    array = as_array(values, name)
     if array.size == 0:
         array = array.astype(np.int32)
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"`{name}` must hold integers. Received: dtype {array.dtype}")
-    if array.ndim != 1 or (array.size and array.max() > _INDEX_LIMIT):
+    if array.ndim != 1 or (
+        array.size and not -_INDEX_LIMIT <= array.min() <= array.max() <= _INDEX_LIMIT
+    ):
         raise ValueError(
             f"`{name}` must be a vector of integers below 2**31. Received: shape "
-            f"{array.shape}"
+            f"{array.shape}, {array!r:.200}"
         )
     array = np.array(array, np.int32)
     array.flags.writeable = False

@@ -1,12 +1,14 @@
 """`fit`: training in one compiled loop over data that lies on the device."""
 
+from collections.abc import Iterable
+
 import keras
-import numpy as np
 import tensorflow as tf
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.topology.checks import as_array, is_integer
 from sparsenet_tf.training.fused_update import fused_updates
 
 GATHERED = 20  # batches at a time
@@ -58,7 +60,7 @@ def fit(
         and the number of steps done in "step".
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or a callback is none.
         ValueError: the model is not built or not compiled, an argument is out of
             range, or the data have fewer rows than a batch or differ in length.
 
@@ -77,7 +79,7 @@ def fit(
     model._symbolic_build(data_batch=batches.example)
     evaluate = _make_evaluate(model, validation_data)
     callbacks = keras.callbacks.CallbackList(
-        list(callbacks),
+        _check_callbacks(callbacks),
         add_history=True,
         add_progbar=verbose != 0,
         verbose=verbose,
@@ -128,11 +130,16 @@ class _Batches:
         self.iterator = None
         if isinstance(x, tf.data.Dataset):
             if y is not None:
-                raise ValueError("`y` must be None where `x` is a tf.data.Dataset")
+                raise ValueError(
+                    "`y` must be None where `x` is a tf.data.Dataset. Received: "
+                    f"{type(y).__name__}"
+                )
+            self.example = next(iter(x.take(1)), None)
+            if self.example is None:
+                raise ValueError(f"`x` must have batches. Received: {x!r}, empty")
             self.iterator = iter(x.repeat())
-            self.example = next(iter(x.take(1)))
             return
-        x, y = np.asarray(x), np.asarray(y)
+        x, y = _as_rows(x, "x"), _as_rows(y, "y")
         if len(x) != len(y) or len(x) < size:
             raise ValueError(
                 f"`x` and `y` must have as many rows, and at least a batch of {size}. "
@@ -181,6 +188,16 @@ class _Batches:
         seed = tf.stack([tf.constant(self.seed, tf.int64), number])
         keys = tf.random.stateless_uniform(self.order.shape, seed)
         return tf.argsort(keys, stable=True)
+
+
+def _as_rows(values, name):
+    values = as_array(values, name)
+    if values.ndim == 0 or values.dtype.kind == "O":
+        raise ValueError(
+            f"`{name}` must be an array with an axis of examples. Received: "
+            f"{values!r:.200}"
+        )
+    return values
 
 
 class _Loop:
@@ -261,7 +278,17 @@ def _make_evaluate(model, data, batch_size=1000):
     """A function that returns the metrics over `data`, without "val_"."""
     if data is None:
         return dict
-    x, y = (tf.constant(np.asarray(part)) for part in data)
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(
+            "`validation_data` must be a pair `(x, y)` or None. Received: "
+            f"{data!r:.200}"
+        )
+    x, y = (tf.constant(_as_rows(part, "validation_data")) for part in data)
+    if len(x) != len(y) or not len(x):
+        raise ValueError(
+            "`validation_data` must have as many rows in both, 1 or more. Received: "
+            f"{len(x)} and {len(y)} rows"
+        )
     full = len(x) // batch_size
 
     @tf.function(autograph=False)
@@ -284,6 +311,18 @@ def _make_evaluate(model, data, batch_size=1000):
     return evaluate
 
 
+def _check_callbacks(callbacks):
+    if isinstance(callbacks, Iterable):
+        callbacks = list(callbacks)
+    if not isinstance(callbacks, list) or not all(
+        isinstance(callback, keras.callbacks.Callback) for callback in callbacks
+    ):
+        raise TypeError(
+            f"`callbacks` must be a list of Keras callbacks. Received: {callbacks!r}"
+        )
+    return callbacks
+
+
 def _metrics(model):
     return {name: float(v) for name, v in model.get_metrics_result().items()}
 
@@ -302,7 +341,7 @@ def _check(model, steps, batch_size, evaluate_every, seed):
     }
     for name, value in {**values, "seed": seed}.items():
         least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        if not is_integer(value) or value < least:
             raise ValueError(
                 f"`{name}` must be an integer of at least {least}. Received: {value!r}"
             )

@@ -16,6 +16,7 @@ from sparsenet_tf.pruning.schedules import ConstantSparsity
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots
 from sparsenet_tf.pruning.update import prunable_kernels, prune_kernels, sparsity_of
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.masks import get_masks
 from sparsenet_tf.transform.strip import strip
@@ -85,8 +86,8 @@ def lottery_ticket(
         raise TypeError(
             f"`train` must be a function of a model and callbacks. Received: {train!r}"
         )
-    _check_integer("rounds", rounds, 1)
-    _check_integer("rewind_step", rewind_step, 0)
+    check_integer(rounds, "rounds", 1)
+    check_integer(rewind_step, "rewind_step", 0)
     if not (model.built and model.compiled):
         raise ValueError(
             f"`model` must be built and compiled. Received: model {model.name!r}, "
@@ -206,10 +207,3 @@ def _state(model):
 
 def _inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _check_integer(name, value, least):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be an integer. Received: {value!r}")
-    if value < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {value}")

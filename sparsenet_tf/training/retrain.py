@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.topology.checks import check_flag, check_integer, is_integer
 from sparsenet_tf.transform.rebuild import rebuild
 from sparsenet_tf.transform.rebuild_sparse import rebuild_sparse
 
@@ -61,7 +62,10 @@ def retrain_from_scratch(
     >>> [int(np.count_nonzero(h.model.layers[0].kernel)) for h in histories]
     [5, 5]
     """
-    seeds = (seeds,) if hasattr(seeds, "__index__") else tuple(seeds)
+    seeds = (seeds,) if is_integer(seeds) else seeds
+    if not np.iterable(seeds):
+        raise TypeError(f"`seeds` must be distinct integers. Received: {seeds!r}")
+    seeds = tuple(check_integer(seed, f"seeds[{i}]", 0) for i, seed in enumerate(seeds))
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"`seeds` must be distinct integers. Received: {seeds!r}")
     if not getattr(model, "compiled", True):
@@ -69,6 +73,7 @@ def retrain_from_scratch(
             f"`model` must be compiled, with the optimizer, loss and metrics to train "
             f"with. Received: model {model.name!r}, not compiled"
         )
+    check_flag(sparse, "sparse")
     # All are built before any is trained: bad masks should not cost a training run.
     build = rebuild_sparse if sparse else rebuild
     models = [build(model, masks, seed, scale_to_fan_in) for seed in seeds]

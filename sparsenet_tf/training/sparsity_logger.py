@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.pruning.callback import PruningCallback
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer, check_path
 from sparsenet_tf.transform.summary import summary
 from sparsenet_tf.visualization.mask_image import mask_images
 
@@ -66,8 +66,8 @@ class SparsityLogger(keras.callbacks.Callback):
     def __init__(self, log_dir, update_freq="epoch", pruning=None, image_size=256):
         super().__init__()
         _import_tensorflow()
-        self.log_dir = os.fspath(log_dir)
-        if update_freq not in ("epoch", "batch"):
+        self.log_dir = str(check_path(log_dir, "log_dir"))
+        if not isinstance(update_freq, str) or update_freq not in ("epoch", "batch"):
             if isinstance(update_freq, str):
                 raise ValueError(
                     '`update_freq` must be "epoch", "batch" or an integer. Received: '

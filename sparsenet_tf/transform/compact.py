@@ -7,6 +7,7 @@ from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
 from sparsenet_tf.layers.nonzero_weights import connections
 from sparsenet_tf.layers.replace import plain_weights, sparse_kernels
+from sparsenet_tf.topology.checks import check_path
 
 _VALUES, _GAPS, _SHAPE = ".values", ".gaps", ".shape"
 
@@ -55,6 +56,7 @@ def load_compact(path):
         Dict from names to arrays.
 
     Raises:
+        TypeError: `path` is no path.
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or something else. Nothing in it is unpickled.
 
@@ -67,6 +69,7 @@ def load_compact(path):
     >>> plain = stf.strip(model)
     >>> plain.set_weights(list(load_compact(path).values()))
     """
+    path = check_path(path)
     try:
         # np.load leaves a file open that it cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -7,6 +7,7 @@ from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import clone_layer, replace_layers
 from sparsenet_tf.layers.sparse_conv import SparseConv2D
 from sparsenet_tf.layers.sparse_form import sparse_form
+from sparsenet_tf.topology.checks import check_flag, check_integer
 from sparsenet_tf.transform.optimizer_state import OptimizerState
 
 # RadixDense computes with blocks that hold the nonzeros of several rows.
@@ -34,7 +35,7 @@ def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
         The model, compiled as it was.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or an argument has another type.
         ValueError: it is not built, `layers` is something else, or the optimizer's
             state cannot be carried over.
 
@@ -47,6 +48,8 @@ def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
     """
     _check(model)
     most = _most_density(layers)
+    if batch_size is not None:
+        check_integer(batch_size, "batch_size", 1)
 
     def pays(layer, kind, connections):
         """Whether the layer is expected to be faster as one of that class."""
@@ -118,6 +121,7 @@ def _convert(model, convert, optimizer_state):
     `convert` is a function of a layer that returns None, to keep it, or two functions:
     one makes the new layer unbuilt, the other with its weights.
     """
+    check_flag(optimizer_state, "optimizer_state")
     state = OptimizerState(model) if optimizer_state else None
 
     def clone(path, layer):
@@ -143,10 +147,8 @@ def _convert(model, convert, optimizer_state):
 
 def _most_density(layers):
     """None for "auto", or the density up to which layers are converted."""
-    if layers == "auto":
-        return None
-    if layers == "all":
-        return 1.0
+    if isinstance(layers, str) and layers in ("auto", "all"):
+        return None if layers == "auto" else 1.0
     is_number = isinstance(layers, (int, float)) and not isinstance(layers, bool)
     if is_number and 0 <= layers <= 1:
         return float(layers)

@@ -12,6 +12,7 @@ import tempfile
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.replace import is_copyable, sparse_kernels
+from sparsenet_tf.topology.checks import check_path
 from sparsenet_tf.transform.compact import (
     compact_arrays,
     dense_arrays,
@@ -19,6 +20,7 @@ from sparsenet_tf.transform.compact import (
 )
 from sparsenet_tf.transform.masks import write_npz
 from sparsenet_tf.transform.strip import plain_copy
+from sparsenet_tf.transform.summary import check_print
 from sparsenet_tf.transform.whole_files import made_beside
 
 # What a path ends in, and what Keras calls the format.
@@ -101,7 +103,7 @@ def export(model, path, format=None, print_fn=print, **options):
         `ExportSizes`.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or an argument has another type.
         ValueError: it is not built or is subclassed with masks, `format` is unknown,
             or `path` ends otherwise or is a folder of something else.
         ImportError: "onnx" without the packages that it needs.
@@ -119,7 +121,8 @@ def export(model, path, format=None, print_fn=print, **options):
     tree.check_model(model)
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
-    path = pathlib.Path(path)
+    path = check_path(path)
+    check_print(print_fn)
     format = _check_format(format, path)
     if options and format in ("keras", "npz"):
         raise TypeError(
@@ -196,8 +199,8 @@ def _check_format(format, path):
     if format is None:
         ends = {end: name for name, (end, _) in FORMATS.items()}
         format = ends.get(path.suffix, "saved_model")
-    format = names.get(format, format)
-    if format not in FORMATS:
+    format = names.get(format, format) if isinstance(format, str) else format
+    if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(
             f"`format` must be one of {tuple(FORMATS)}. Received: {format!r}"
         )

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import struct
 import zipfile
 
@@ -11,6 +10,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.topology.checks import as_generator, check_path
 from sparsenet_tf.transform.whole_files import made_beside
 
 _END_RECORD = struct.Struct("<4s6xH8xH")  # of a zip: signature, entries, comment length
@@ -58,6 +58,7 @@ def shuffle_masks(masks, seed):
         seed: integer, 0 or more, or a `numpy.random.Generator`.
 
     Raises:
+        TypeError: `masks` is no dict, or `seed` no integer or generator.
         ValueError: an entry is no mask, or `seed` is negative.
 
     Source: Frankle et al., "Pruning Neural Networks at Initialization: Why Are We
@@ -68,7 +69,9 @@ def shuffle_masks(masks, seed):
     >>> shuffle_masks(masks, seed=1)["dense/kernel"].sum()
     np.int64(2)
     """
-    rng = np.random.default_rng(seed)
+    if not isinstance(masks, dict):
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
+    rng = as_generator(seed)
     shuffled = {}
     for path, mask in masks.items():
         mask = as_mask(mask, where=path)
@@ -84,7 +87,7 @@ def save_masks(path, masks):
         masks: dict `{kernel path: mask}`, as from `get_masks`.
 
     Raises:
-        TypeError: `masks` is no dict.
+        TypeError: `masks` is no dict, or `path` no path.
         ValueError: `masks` is empty or an entry is no mask.
         OSError: the file cannot be written. One that was there before is left whole.
 
@@ -118,6 +121,7 @@ def load_masks(path):
         Dict from kernel paths to masks, boolean arrays, in the order they were saved.
 
     Raises:
+        TypeError: `path` is no path.
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or is something else than saved masks.
 
@@ -128,7 +132,7 @@ def load_masks(path):
     >>> {path: mask.shape for path, mask in load_masks(path).items()}
     {'dense/kernel': (2, 3)}
     """
-    path = pathlib.Path(path)
+    path = check_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`path` must be a file. Received: {str(path)!r}")
     with open(path, "rb") as file:

@@ -22,6 +22,7 @@ from sparsenet_tf.layers.replace import (
 )
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
 from sparsenet_tf.layers.units import unit_axes
+from sparsenet_tf.topology.checks import check_flag, check_integer
 from sparsenet_tf.transform.strip import unwrap
 
 
@@ -63,6 +64,7 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
     5
     """
     check_rebuildable(model, seed)
+    check_flag(scale_to_fan_in, "scale_to_fan_in")
     old_kernels = tree.kernels(model)
     masks = check_masks(old_kernels, masks, model.name)
     new = fresh_copy(model, int(seed))
@@ -79,10 +81,7 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
 def check_rebuildable(model, seed):
     """Raise a TypeError or ValueError unless `model` is built and `seed` an integer."""
     tree.check_model(model)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"`seed` must be an integer. Received: {seed!r}")
-    if seed < 0:
-        raise ValueError(f"`seed` must be 0 or more. Received: {seed}")
+    check_integer(seed, "seed", 0)
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
 

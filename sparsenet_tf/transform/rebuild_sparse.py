@@ -4,6 +4,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
 from sparsenet_tf.layers.sparse_form import sparse_form
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
+from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.transform.rebuild import (
     check_rebuildable,
     clone_reseeded,
@@ -41,6 +42,7 @@ def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
     [(5,), (5,)]
     """
     check_rebuildable(model, seed)
+    check_flag(scale_to_fan_in, "scale_to_fan_in")
     if not is_copyable(model):
         raise ValueError(
             f"`model` must be Sequential or functional. Received: model {model.name!r} "

@@ -11,6 +11,7 @@ from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
+from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.rebuild import (
     check_rebuildable,
@@ -59,7 +60,7 @@ def sparse_net(
         The new model, compiled as `model` was, with a fresh optimizer.
 
     Raises:
-        TypeError: `model` is no Keras model, or `sparsity` or `seed` no number.
+        TypeError: `model` is no Keras model, or an argument has another type.
         ValueError: an argument is out of range, `exclude` names an unknown layer, or
             the model is not built, is subclassed, or has no layer to replace.
 
@@ -79,10 +80,12 @@ def sparse_net(
             f"of class {type(model).__name__}"
         )
     sparsity = check_sparsity(sparsity)
-    if topology not in TOPOLOGIES:
+    if not isinstance(topology, str) or topology not in TOPOLOGIES:
         raise ValueError(
             f"`topology` must be one of {TOPOLOGIES}. Received: {topology!r}"
         )
+    dense_first = check_flag(dense_first, "dense_first")
+    dense_last = check_flag(dense_last, "dense_last")
     exclude = tree.check_names(model, exclude, "exclude")
     candidates = {
         path: layer

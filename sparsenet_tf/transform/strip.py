@@ -2,6 +2,7 @@
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.replace import clone_layer, replace_layers
+from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.transform.shrink import check_can_shrink, shrunk
 
 
@@ -36,7 +37,7 @@ def strip(model, shrink=False):
             must be built, and Sequential or functional.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or `shrink` no boolean.
         ValueError: `shrink` is True, and the model subclassed or not built.
 
     Example:
@@ -53,7 +54,7 @@ def strip(model, shrink=False):
     >>> [tuple(layer.kernel.shape) for layer in strip(pruned, shrink=True).layers]
     [(4, 2), (2, 2)]
     """
-    if not shrink:
+    if not check_flag(shrink, "shrink"):
         return plain_copy(model)
     check_can_shrink(model)
     return shrunk(plain_copy(model, compiled=False), like=model)

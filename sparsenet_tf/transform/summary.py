@@ -120,7 +120,7 @@ def summary(model, print_fn=print):
         A `Summary`, whose `kernels` are the rows.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is no Keras model, or `print_fn` no function.
         ValueError: it is not built.
 
     Example:
@@ -132,6 +132,7 @@ def summary(model, print_fn=print):
     tree.check_model(model)
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, not built")
+    check_print(print_fn)
     masked = masked_kernels(model)
     owners = tree.kernel_owners(model)
     rows = [
@@ -151,6 +152,14 @@ def summary(model, print_fn=print):
     if print_fn is not None:
         print_fn(str(table))
     return table
+
+
+def check_print(print_fn):
+    """Raise a TypeError unless `print_fn` is None or can be called."""
+    if print_fn is not None and not callable(print_fn):
+        raise TypeError(
+            f"`print_fn` must be a function of a text, or None. Received: {print_fn!r}"
+        )
 
 
 def _summarize(path, layer, kernel, masked):

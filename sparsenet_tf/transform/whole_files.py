@@ -6,6 +6,8 @@ import pathlib
 import shutil
 import tempfile
 
+from sparsenet_tf.topology.checks import check_path
+
 
 @contextlib.contextmanager
 def made_beside(path):
@@ -17,6 +19,7 @@ def made_beside(path):
         path: a file or folder, which may exist; its parent must.
 
     Raises:
+        TypeError: `path` is no path.
         FileNotFoundError: the parent is no folder.
         OSError: what was made cannot take the place, such as a file that of a folder.
 
@@ -28,7 +31,7 @@ def made_beside(path):
     >>> path.read_text(), [p.name for p in path.parent.iterdir()]
     ('whole', ['result.txt'])
     """
-    path = pathlib.Path(path)
+    path = check_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"`path` must be in an existing folder. Received: {str(path)!r}"

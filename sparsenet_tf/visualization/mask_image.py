@@ -90,6 +90,10 @@ def mask_images(source, max_pixels):
     if not source:
         raise ValueError("`model` must have masks. Received: an empty dict of masks")
     for path, mask in source.items():
+        if not isinstance(path, str):
+            raise ValueError(
+                f"`model` must have kernel paths as keys. Received: {path!r}"
+            )
         mask = as_mask(mask, where=path)
         if mask.ndim < 2 or not mask.size:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.visualization.figure import import_matplotlib, new_figure
 from sparsenet_tf.visualization.mask_image import mask_images
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsenet_tf.pruning import PruningCallback
 from sparsenet_tf.pruning.schedules import as_schedule
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.visualization.figure import new_figure
 
 _POINTS = 2000  # more than a picture has columns

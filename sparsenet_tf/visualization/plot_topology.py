@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.topology import RadixLayer, RadixNet, SparsePattern
-from sparsenet_tf.topology.radix_layer import check_integer
+from sparsenet_tf.topology.checks import as_array, check_integer
 from sparsenet_tf.visualization.figure import import_matplotlib, new_figure
 
 CONNECTIONS = 30_000  # The paper's net for MNIST has 26,520.
@@ -83,12 +83,15 @@ def _layers(topology):
 def _as_layer(layer, name):
     if isinstance(layer, (RadixLayer, SparsePattern)):
         return layer
-    if np.ndim(layer) != 2:
+    mask = as_array(layer, name)
+    if mask.ndim != 2:
         raise TypeError(
             f"`{name}` must be a RadixLayer, SparsePattern or mask of two axes. "
             f"Received: {layer!r:.200}"
         )
-    return as_mask(layer, where=name)
+    if not mask.size:
+        raise ValueError(f"`{name}` must not be empty. Received: shape {mask.shape}")
+    return as_mask(mask, where=name)
 
 
 def _size(layer):
