@@ -230,7 +230,7 @@ def test_channels_that_do_not_fit(channels, match):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="`mask` must have two axes"):
+    with pytest.raises(ValueError, match="`pattern` must have two axes"):
         SparseConv2D(np.ones((3, 2, 4)), (3, 2))
     with pytest.raises(ValueError, match="`implementation` must be one of"):
         SparseConv2D(MASK, (3, 2), implementation="csr")

@@ -183,7 +183,7 @@ def test_a_pattern_without_connections():
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: SparseDense(np.ones(3)), ValueError, "`mask` must have two axes"),
+        (lambda: SparseDense(np.ones(3)), ValueError, "`pattern` must have two axes"),
         (
             lambda: SparseDense(MASK, implementation="fast"),
             ValueError,

@@ -407,7 +407,7 @@ OF_TRAINING = {
         ),
         (
             "no targets",
-            Says("y"),
+            "y",
             lambda f: f(shared("dense"), MASKS, X, None, 0, verbose=0),
         ),
         (

@@ -119,7 +119,7 @@ def read_idx(path):
         ValueError: the file is no IDX file, or is damaged, too short or too long.
         FileNotFoundError: there is no such file.
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "labels-idx1-ubyte")
     ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
@@ -138,8 +138,9 @@ def read_idx(path):
         ):
             raise ValueError(
                 "`path` must be an IDX file and begin with 0, 0, a dtype code of "
-                f"{[*_IDX_DTYPES]}, the number of axes up to {_IDX_MAX_NDIM}, and as many lengths. "
-                f"Received: {path} beginning with {[*magic]} and {[*lengths]}"
+                f"{[*_IDX_DTYPES]}, the number of axes up to {_IDX_MAX_NDIM}, and as "
+                f"many lengths. Received: {path} beginning with {[*magic]} and "
+                f"{[*lengths]}"
             )
         # Python's integers, since the product may well overflow an int64.
         shape = tuple(np.frombuffer(lengths, ">u4").tolist())
@@ -147,7 +148,8 @@ def read_idx(path):
         if not 0 < declared <= max_bytes:
             raise ValueError(
                 "`path` must be an IDX file whose shape fits it, here 1 to "
-                f"{max_bytes} bytes. Received: {path} with shape {shape}, {declared} bytes"
+                f"{max_bytes} bytes. Received: {path} with shape {shape}, {declared} "
+                "bytes"
             )
         values = stream.read(declared + 1)  # one more tells if the file goes on
     if len(values) != declared:
@@ -176,7 +178,7 @@ def read_cifar10_binary(path):
         ValueError: the file is damaged, or a label is not in 0..9.
         FileNotFoundError: there is no such file.
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "data_batch_1.bin")
     ...     _ = path.write_bytes(bytes([6] + [255] * 1024 + [0] * 2048))

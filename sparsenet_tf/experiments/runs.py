@@ -93,10 +93,13 @@ def _plain(value, where, not_hashed):
         text = "an int, float, str, bool, None, tuple or frozen dataclass"
         hint = " Its `.item()` is one." if hasattr(value, "dtype") else ""
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(f"`{where}` must be {text}, not {kind}: {value!r}.{hint}")
+        raise TypeError(f"`{where}` must be {text}. Received: {kind}, {value!r}.{hint}")
     kind = type(value)
     if not kind.__dataclass_params__.frozen:
-        raise TypeError(f"The dataclass {kind.__qualname__} must be frozen")
+        raise TypeError(
+            f"`{where or 'settings'}` must be a frozen dataclass. Received: "
+            f"{kind.__qualname__}, not frozen"
+        )
     hashed = {}
     for field in dataclasses.fields(value):
         path = f"{where}.{field.name}" if where else field.name

@@ -261,8 +261,10 @@ class _Workers:
         try:
             pickle.dumps((execute, store))
         except Exception as error:
-            text = "For several workers `execute` must be at the top level of a module"
-            raise ValueError(f"{text} ({error})") from error
+            raise ValueError(
+                "`execute` must be at the top level of a module for several workers. "
+                f"Received: {execute!r} ({error})"
+            ) from error
         self.execute, self.store, self.workers = execute, store, workers
         self.pool = None
 

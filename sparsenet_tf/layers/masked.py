@@ -24,6 +24,19 @@ from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant
 from sparsenet_tf.topology.checks import check_flag
 
 
+def released(layer):
+    """The layer inside a `Masked` wrapper, with its kernels free; others as they are.
+
+    >>> released(Masked(keras.layers.Dense(3, name="out"))).name
+    'out'
+    """
+    if not tree.is_masked(layer):
+        return layer
+    for masked in layer.kernels.values():
+        masked.release()
+    return layer.layer
+
+
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
 class Masked(keras.layers.Wrapper):
     """Wraps a layer so that each of its kernels keeps a fixed pattern of zeros.

@@ -56,8 +56,7 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     exclude = tree.check_names(model, exclude, "exclude")
     if masks is not None:
         masks = check_masks(tree.kernels(model), masks, model.name)
-
-    check_flag(depthwise, "depthwise")
+    depthwise = check_flag(depthwise, "depthwise")
     both = [path for path in masks or () if tree.matches(path, exclude)]
     if both:
         raise ValueError(
@@ -109,8 +108,8 @@ def check_masks(kernels, masks, model_name):
     unknown = [path for path in masks if path not in kernels]
     if unknown:
         raise ValueError(
-            f"`masks` names kernels that model {model_name!r} does not have: "
-            f"{unknown}. Its kernels: {list(kernels) or 'none (is it built?)'}"
+            f"`masks` must name kernels of model {model_name!r}, which are "
+            f"{list(kernels) or 'none (is it built?)'}. Received: {unknown}"
         )
     return {
         path: as_mask(mask, tuple(kernels[path].shape), path)

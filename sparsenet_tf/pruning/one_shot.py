@@ -3,7 +3,8 @@
 import keras
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.masked import masked_kernels, released
+from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.scope import check_scope
@@ -91,13 +92,22 @@ def prune_one_shot(
     for path, kernel in paths.items():
         if not tree.matches(path, exclude):
             finite_values(path, kernel)
-    if not masked_kernels(model):
+    given, is_masked = model, bool(masked_kernels(model))
+    if not is_masked:
         model = sparsify(model, exclude=exclude)
     kernels = prunable_kernels(model, exclude)
+    before = {path: (m.mask_value(), m.kernel_value()) for path, m in kernels.items()}
     rounds = getattr(criterion, "rounds", 1)
-    for k in range(1, rounds + 1):
-        share = sparsity if k == rounds else 1 - (1 - sparsity) ** (k / rounds)
-        prune_kernels(model, kernels, share, criterion, scope, structure, sparsity)
+    try:
+        for k in range(1, rounds + 1):
+            share = sparsity if k == rounds else 1 - (1 - sparsity) ** (k / rounds)
+            prune_kernels(model, kernels, share, criterion, scope, structure, sparsity)
+    except BaseException:
+        for path, masked in kernels.items():
+            masked.set_mask(*before[path])
+        if model is given and not is_masked:  # which was sparsified in place
+            replace_layers(model, lambda path, layer: released(layer))
+        raise
     for known in (optimizer, getattr(model, "optimizer", None)):
         if known is not None:
             clear_slots(known, kernels.values())

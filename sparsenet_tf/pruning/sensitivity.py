@@ -123,7 +123,7 @@ class SNIP(_FromData):
             for path, gradient in found.items()
         }
         total = sum(float(s.sum(dtype="float64")) for s in found.values())
-        if not total > 0:
+        if total == 0:  # NaN is for the caller to find in the scores.
             raise ValueError(
                 f"`model` must have weights that its loss depends on. Received: model "
                 f"{model.name!r}, whose gradients times weights are all zero"

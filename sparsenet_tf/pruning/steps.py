@@ -20,9 +20,6 @@ class Steps:
         # Keras' own training steps make at most one optimizer step a batch.
         self.count_batches = trains_as_keras(model)
         self._last_batch = -1
-        # Keras before 3.11 names the first of the batches that ran together, not the
-        # last, so that the bound must be as much higher.
-        self._unnamed = model.steps_per_execution - 1
         self.read_now(model)
 
     def read_now(self, model):
@@ -42,8 +39,7 @@ class Steps:
         self._last_batch = batch
         if not self.count_batches:
             return True
-        bound = self.read + self._batches_since + self._unnamed
-        return schedule.last_update(bound) != last
+        return schedule.last_update(self.read + self._batches_since) != last
 
 
 def optimizer_step(model):

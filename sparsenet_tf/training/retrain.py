@@ -5,8 +5,9 @@ import random
 import keras
 import numpy as np
 
+from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.pruning.guards import lower_guards, raise_guards
+from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
 from sparsenet_tf.topology.checks import check_flag, check_integer, is_integer
 from sparsenet_tf.transform.rebuild import rebuild
 from sparsenet_tf.transform.rebuild_sparse import rebuild_sparse
@@ -62,18 +63,20 @@ def retrain_from_scratch(
     >>> [int(np.count_nonzero(h.model.layers[0].kernel)) for h in histories]
     [5, 5]
     """
+    tree.check_model(model)
     seeds = (seeds,) if is_integer(seeds) else seeds
     if not np.iterable(seeds):
         raise TypeError(f"`seeds` must be distinct integers. Received: {seeds!r}")
     seeds = tuple(check_integer(seed, f"seeds[{i}]", 0) for i, seed in enumerate(seeds))
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"`seeds` must be distinct integers. Received: {seeds!r}")
-    if not getattr(model, "compiled", True):
+    if not model.compiled:
         raise ValueError(
             f"`model` must be compiled, with the optimizer, loss and metrics to train "
             f"with. Received: model {model.name!r}, not compiled"
         )
     check_flag(sparse, "sparse")
+    _check_targets(model, x, y)
     # All are built before any is trained: bad masks should not cost a training run.
     build = rebuild_sparse if sparse else rebuild
     models = [build(model, masks, seed, scale_to_fan_in) for seed in seeds]
@@ -81,6 +84,17 @@ def retrain_from_scratch(
         _train(new, x, y, seed, fit_args)
         for new, seed in zip(models, seeds, strict=True)
     ]
+
+
+def _check_targets(model, x, y):
+    """Say what Keras says as "None values not supported"."""
+    of_keras = type(model).compute_loss is keras.Model.compute_loss
+    needs_targets = model.loss is not None and of_keras and trains_as_keras(model)
+    if y is None and isinstance(x, np.ndarray) and needs_targets:
+        raise ValueError(
+            "`y` must be given, since `x` is an array and the model has a loss. "
+            "Received: None"
+        )
 
 
 def _train(model, x, y, seed, fit_args):

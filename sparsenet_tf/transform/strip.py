@@ -1,6 +1,7 @@
 """`strip`: back to a plain Keras model."""
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.masked import released
 from sparsenet_tf.layers.replace import clone_layer, replace_layers
 from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.transform.shrink import check_can_shrink, shrunk
@@ -80,7 +81,4 @@ def unwrap(layer):
 
 
 def _release(path, layer):
-    if tree.is_masked(layer):
-        for masked in layer.kernels.values():
-            masked.release()
-    return layer.to_dense() if tree.is_sparse(layer) else unwrap(layer)
+    return layer.to_dense() if tree.is_sparse(layer) else released(layer)
