@@ -4,13 +4,12 @@ import warnings
 
 import keras
 
-from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.criteria import magnitude
-from sparsenet_tf.pruning.guards import Guards
+from sparsenet_tf.pruning.scheduled import ScheduledUpdates
 from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots
-from sparsenet_tf.pruning.steps import Steps, optimizer_step
+from sparsenet_tf.pruning.steps import optimizer_step
 from sparsenet_tf.pruning.update import (
     check_criterion,
     check_structure,
@@ -21,7 +20,7 @@ from sparsenet_tf.pruning.update import (
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class PruningCallback(keras.callbacks.Callback):
+class PruningCallback(ScheduledUpdates):
     """Prunes a sparsified model on schedule while `model.fit` trains it.
 
     The step is the optimizer's (`optimizer.iterations`), so the schedule goes on over
@@ -52,6 +51,7 @@ class PruningCallback(keras.callbacks.Callback):
             goes by itself.
 
     Attributes:
+        sparsity: share of masked weights in the kernels that are pruned.
         updates: dict `{step: {path: sparsity}}`: at which optimizer steps masks were
             updated, and the share of each kernel that was masked then.
 
@@ -91,86 +91,61 @@ class PruningCallback(keras.callbacks.Callback):
         exclude=(),
         structure=None,
     ):
-        super().__init__()
-        self.schedule = as_schedule(schedule)
+        super().__init__(as_schedule(schedule), exclude)
         check_criterion(criterion)
         check_structure(structure, self.schedule.final_sparsity, "final_sparsity")
         self.criterion = criterion
         self.scope = check_scope(scope)
         self.structure = structure
-        self.exclude = tree.as_names(exclude, "exclude")
-        self.updates = {}
         self._kernels = {}
-        self._guards = Guards()
-        self._updated_at = None
-        self._steps = None
-        self._sparsity = 0.0
-        self._has_begun = False
-
-    @property
-    def sparsity(self):
-        """Share of masked weights in the kernels that are pruned."""
-        return self._sparsity
 
     @property
     def observes_steps(self):
         """Whether the criterion looks at the weights after every step."""
         return hasattr(self.criterion, "observe")
 
-    def on_train_begin(self, logs=None):
-        """Find the masked kernels, and prune if an update is due at this step."""
-        tree.check_model(self.model)
-        exclude = tree.check_names(self.model, self.exclude, "exclude")
+    def begin(self, exclude):
+        """Find the masked kernels; the update of this step is yet to be made."""
         check_scope(self.scope, self.model)
         self._kernels = prunable_kernels(self.model, exclude)
-        self._updated_at = None
-        self._steps = Steps(self.model)
         masks = {path: masked.mask_value() for path, masked in self._kernels.items()}
-        self._sparsity = sparsity_of(masks.values())
+        self.sparsity = sparsity_of(masks.values())
         for path, mask in masks.items():  # whatever was assigned to them since
             self._kernels[path].set_mask(mask, guard=False)
-        # A model that starts again, or from an earlier checkpoint, has no such past.
-        step = self._steps.read
-        self.updates = {s: seen for s, seen in self.updates.items() if s < step}
-        self._guards.lower(self.model, self._kernels.values())
+        self.guards.lower(self.model, self._kernels.values())
         if self.observes_steps:
             self.criterion.begin(self._kernels)
-        self._prune_if_due()
-        self._has_begun = True
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Batches are counted from 0 in each epoch."""
-        self._steps.begin_epoch()
-        # When training began, a callback after this one, such as `BackupAndRestore`,
-        # may have gone back to an earlier training.
-        if self._has_begun and optimizer_step(self.model) != self._steps.read:
-            self.on_train_begin()
-        self._has_begun = False
 
     def on_train_batch_end(self, batch, logs=None):
         """Prune if an update has come due, and report the sparsity."""
-        self._guards.raise_once_traced()
         if self.observes_steps:
             self.model  # noqa: B018  Keras gives variables their values back with JAX.
             self.criterion.observe(self._kernels)
-        if self._steps.has_come(self.schedule, batch, self._updated_at):
-            self._prune_if_due()
-        if logs is not None:
-            logs["sparsity"] = self._sparsity
+        super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Report the sparsity."""
-        if logs is not None:
-            logs["sparsity"] = self._sparsity
+    def update(self, due):
+        """Prune, and return the share of each kernel that is masked."""
+        masks = prune_kernels(
+            self.model,
+            self._kernels,
+            self.schedule(due),
+            self.criterion,
+            self.scope,
+            self.structure,
+            self.schedule.final_sparsity,
+        )
+        self.sparsity = sparsity_of(masks.values())
+        clear_slots(self.model.optimizer, self._kernels.values())
+        return {path: sparsity_of([mask]) for path, mask in masks.items()}
 
     def on_train_end(self, logs=None):
         """Warn if the schedule has not ended."""
-        self._guards.raise_once_traced()
+        super().on_train_end(logs)
         final = self.schedule.final_sparsity
         if self._updated_at is None or self.schedule(self._updated_at) < final:
             warnings.warn(
                 f"Training ended at step {optimizer_step(self.model)} before the "
-                f"pruning schedule did: the sparsity reached is {self._sparsity:.4f}, "
+                f"pruning schedule did: the sparsity reached is {self.sparsity:.4f}, "
                 f"its final one {final:.4f}. Train longer, or call `fit` again to go "
                 "on.",
                 stacklevel=2,
@@ -193,22 +168,3 @@ class PruningCallback(keras.callbacks.Callback):
         for name in ("schedule", "criterion", "structure"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
-
-    def _prune_if_due(self):
-        step = self._steps.read_now(self.model)
-        due = self.schedule.last_update(step)
-        if due is None or due == self._updated_at:
-            return
-        masks = prune_kernels(
-            self.model,
-            self._kernels,
-            self.schedule(due),
-            self.criterion,
-            self.scope,
-            self.structure,
-            self.schedule.final_sparsity,
-        )
-        self._sparsity = sparsity_of(masks.values())
-        self.updates[step] = {p: sparsity_of([m]) for p, m in masks.items()}
-        clear_slots(self.model.optimizer, self._kernels.values())
-        self._updated_at = due

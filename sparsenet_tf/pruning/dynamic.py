@@ -3,19 +3,18 @@
 import keras
 import numpy as np
 
-from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.connections import (
     MaskedConnections,
     NonzeroConnections,
     find_connections,
 )
-from sparsenet_tf.pruning.guards import Guards
-from sparsenet_tf.pruning.steps import Steps, optimizer_step
+from sparsenet_tf.pruning.scheduled import ScheduledUpdates
+from sparsenet_tf.pruning.steps import optimizer_step
 from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import highest
 
 
-class DynamicTraining(keras.callbacks.Callback):
+class DynamicTraining(ScheduledUpdates):
     """Exchanges connections on schedule, each kernel keeping as many as it has.
 
     At an update a kernel of n connections loses the `round(f * n)` with the lowest
@@ -29,7 +28,6 @@ class DynamicTraining(keras.callbacks.Callback):
     """
 
     def __init__(self, schedule, drop, exclude, seed):
-        super().__init__()
         is_object = not isinstance(schedule, type)
         is_schedule = (
             is_object and callable(schedule) and hasattr(schedule, "last_update")
@@ -45,69 +43,22 @@ class DynamicTraining(keras.callbacks.Callback):
                 "`drop` must be a function from a kernel's values to scores. "
                 f"Received: {drop!r}"
             )
-        self.schedule, self.drop = schedule, drop
-        self.exclude = tree.as_names(exclude, "exclude")
+        super().__init__(schedule, exclude)
+        self.drop = drop
         self.seed = check_integer(seed, "seed", 0)
-        self.updates = {}
         self.connections = {}
-        self._guards = Guards()
-        self._updated_at = None
-        self._steps = None
-        self._sparsity = 0.0
-        self._has_begun = False
 
-    @property
-    def sparsity(self):
-        """Share of the weights that are not there, in the kernels of this callback."""
-        return self._sparsity
-
-    def on_train_begin(self, logs=None):
-        """Find the kernels; their connections stay as they are."""
-        tree.check_model(self.model)
-        exclude = tree.check_names(self.model, self.exclude, "exclude")
+    def begin(self, exclude):
+        """Find the kernels; an update of this very step was made before."""
         self.connections = find_connections(self.model, exclude)
         count = {p: c.positions().size for p, c in self.connections.items()}
         size = sum(np.prod(c.shape) for c in self.connections.values())
-        self._sparsity = float(1 - sum(count.values()) / size)
+        self.sparsity = float(1 - sum(count.values()) / size)
         for masked in self._masked():  # whatever was assigned to them since
             masked.set_mask(masked.mask_value(), guard=False)
-        self._guards.lower(self.model, self._masked())
+        self.guards.lower(self.model, self._masked())
         self._let_patterns_change()
-        self._steps = Steps(self.model)
-        # An update of this very step was made before training was interrupted.
-        self._updated_at = self.schedule.last_update(self._steps.read)
-        self.updates = {s: u for s, u in self.updates.items() if s <= self._steps.read}
-        self._has_begun = True
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Batches are counted from 0 in each epoch."""
-        self._steps.begin_epoch()
-        # When training began, a callback after this one, such as `BackupAndRestore`,
-        # may have gone back to an earlier training.
-        if self._has_begun and optimizer_step(self.model) != self._steps.read:
-            self.on_train_begin()
-        self._has_begun = False
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Exchange connections if an update has come due, and report the sparsity."""
-        self._guards.raise_once_traced()
-        if self._steps.has_come(self.schedule, batch, self._updated_at):
-            step = self._steps.read_now(self.model)
-            due = self.schedule.last_update(step)
-            if due is not None and due != self._updated_at:
-                self._updated_at = due
-                self.updates[step] = self._exchange(due)
-        if logs is not None:
-            logs["sparsity"] = self._sparsity
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Report the sparsity."""
-        if logs is not None:
-            logs["sparsity"] = self._sparsity
-
-    def on_train_end(self, logs=None):
-        """Guard masked weights against what else may train them."""
-        self._guards.raise_once_traced()
+        return self.schedule.last_update(optimizer_step(self.model))
 
     def get_config(self):
         """The arguments that all methods have."""
@@ -139,7 +90,7 @@ class DynamicTraining(keras.callbacks.Callback):
         if not all(layer.pattern_is_constant for layer in constant):
             _trace_again(self.model)
 
-    def _exchange(self, due):
+    def update(self, due):
         """Exchange connections, and return how many are new by path."""
         fraction = self.schedule(due)
         before, kept, counts = {}, {}, {}
