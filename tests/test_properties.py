@@ -177,6 +177,8 @@ def test_masks_hold_through_any_order_of_calls(plan, calls, data):
             plan.compile(clone)
             model = clone
         else:
+            if not model.optimizer.built:  # of which Keras warns when it loads one
+                model.optimizer.build(model.trainable_variables)
             with tempfile.TemporaryDirectory() as folder:
                 model.save(f"{folder}/model.keras")
                 model = keras.models.load_model(f"{folder}/model.keras")
