@@ -14,6 +14,7 @@ OF_TENSORFLOW = [
         f"tests/test_{topic}.py"
         for topic in (
             "applications",
+            "dead_graphs",
             "disk_faults",
             "distribute",
             "docs",

@@ -32,6 +32,7 @@ ORDER = (
 ONLY_IN = {
     "tensorflow": (
         "kernels/sparse.py",
+        "kernels/dead_graphs.py",
         "kernels/gradients.py",
         "kernels/native/",
         "transform/export.py",
@@ -40,7 +41,6 @@ ONLY_IN = {
         "training/sparsity_logger.py",
         "interop/",
         "experiments/data.py",
-        "experiments/release.py",
     ),
     "tensorflow_model_optimization": ("interop/tfmot.py",),
     "tf_keras": ("interop/tfmot.py",),

@@ -1,14 +1,16 @@
 """What the command lines of sweeps share: flags, progress, where the runs are kept."""
 
+import gc
 import pathlib
 import sys
 import time
 
+import keras
 from absl import flags
 
-from sparsenet_tf.experiments.release import released
 from sparsenet_tf.experiments.runs import Store
 from sparsenet_tf.experiments.sweep import SweepError, sweep
+from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 
 
 def define_flags(output_dir, **here):
@@ -60,9 +62,13 @@ def do(run_settings, values):
 
 
 def execute(run):
-    """Return `run.execute()`, and release what it leaves in memory."""
-    with released():
+    """Return `run.execute()`, and let go of what it leaves in memory."""
+    try:
         return run.execute()
+    finally:
+        keras.backend.clear_session()
+        gc.collect()  # models lie in reference cycles
+        forget_dead_graphs()
 
 
 class Progress:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 from keras.src.models import Functional
 
+from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 
 
@@ -31,6 +32,7 @@ def replace_layers(model, replace, clone=None, weights=True, compiled=True):
             and outputs, so that its class would be lost.
     """
     tree.check_model(model)
+    forget_dead_graphs()  # such as those of a model whose place the new one takes
     clone = clone or clone_layer
     if not is_copyable(model):
         before = {id(v) for v in model.trainable_variables}

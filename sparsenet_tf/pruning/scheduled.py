@@ -2,6 +2,7 @@
 
 import keras
 
+from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.guards import Guards
 from sparsenet_tf.pruning.steps import Steps, optimizer_step
@@ -39,6 +40,7 @@ class ScheduledUpdates(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Find the kernels, and update them if that is due at this step."""
         tree.check_model(self.model)
+        forget_dead_graphs()
         exclude = tree.check_names(self.model, self.exclude, "exclude")
         self._steps = Steps(self.model)
         self._updated_at = self.begin(exclude)

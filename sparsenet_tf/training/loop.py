@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import keras
 import tensorflow as tf
 
+from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
@@ -75,6 +76,7 @@ def fit(
     [3.0, 6.0]
     """
     _check(model, steps, batch_size, evaluate_every, seed)
+    forget_dead_graphs()
     batches = _Batches(x, y, batch_size, seed)
     model._symbolic_build(data_batch=batches.example)
     evaluate = _make_evaluate(model, validation_data)
