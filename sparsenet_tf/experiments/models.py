@@ -13,7 +13,7 @@ import numpy as np
 
 from sparsenet_tf.experiments.lrn import LocalResponseNormalization
 from sparsenet_tf.layers import RadixConv2D, RadixDense
-from sparsenet_tf.topology.checks import check_number, is_integer
+from sparsenet_tf.topology.checks import check_integer, check_number, is_integer
 
 
 def _truncated_normal(stddev):
@@ -88,6 +88,7 @@ def lenet_300_100(
     266610
     """
     units = _check_pair(units, "units")
+    check_integer(num_classes, "num_classes", 1)
     _check_topologies(topologies, ("dense1", "dense2", "logits"))
     seeds = _seeds(seed, 3)
     dense = _dense_builder(
@@ -154,6 +155,7 @@ def lenet_5(
     970604
     """
     filters = _check_pair(filters, "filters")
+    check_integer(num_classes, "num_classes", 1)
     if isinstance(local_response_normalization, bool):
         local_response_normalization = (local_response_normalization,) * 2
     _check_pair(local_response_normalization, "local_response_normalization", bool)

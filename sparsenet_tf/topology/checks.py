@@ -103,8 +103,8 @@ def as_generator(seed):
         TypeError: `seed` is neither an integer nor a generator.
         ValueError: it is negative.
 
-    >>> as_generator(0).integers(10)
-    np.int64(8)
+    >>> int(as_generator(0).integers(10))
+    8
     """
     if isinstance(seed, np.random.Generator):
         return seed

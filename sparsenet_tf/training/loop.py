@@ -78,7 +78,14 @@ def fit(
     _check(model, steps, batch_size, evaluate_every, seed)
     forget_dead_graphs()
     batches = _Batches(x, y, batch_size, seed)
-    model._symbolic_build(data_batch=batches.example)
+    try:
+        model._symbolic_build(data_batch=batches.example)
+    except (RuntimeError, ValueError) as error:  # as releases of Keras differ
+        shapes = keras.tree.map_structure(lambda a: tuple(a.shape), batches.example)
+        raise ValueError(
+            f"`x` and `y` must be what model {model.name!r} takes. Received: batches "
+            f"of shapes {shapes} ({error})"
+        ) from error
     evaluate = _make_evaluate(model, validation_data)
     callbacks = keras.callbacks.CallbackList(
         _check_callbacks(callbacks),

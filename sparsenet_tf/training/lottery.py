@@ -136,8 +136,8 @@ class LotteryTicket:
     >>> ticket = lottery_ticket(
     ...     model, lambda model, callbacks: model.fit(x, y, verbose=0), 0.75, rounds=1)
     >>> other = ticket.on(stf.transform.shuffle_masks(ticket.masks, seed=1))
-    >>> ticket.masks["d/kernel"].sum() == stf.get_masks(other)["d/kernel"].sum()
-    np.True_
+    >>> int(ticket.masks["d/kernel"].sum()), int(stf.get_masks(other)["d/kernel"].sum())
+    (5, 5)
     """
 
     model: keras.Model

@@ -66,8 +66,8 @@ def shuffle_masks(masks, seed):
 
     Example:
     >>> masks = {"dense/kernel": np.array([[1, 1, 0], [0, 0, 0]], bool)}
-    >>> shuffle_masks(masks, seed=1)["dense/kernel"].sum()
-    np.int64(2)
+    >>> int(shuffle_masks(masks, seed=1)["dense/kernel"].sum())
+    2
     """
     if not isinstance(masks, dict):
         raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
