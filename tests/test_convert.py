@@ -26,6 +26,7 @@ class Losses(keras.callbacks.Callback):
 def compiled(model, optimizer):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss)
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     return model
 
 

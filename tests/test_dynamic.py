@@ -49,6 +49,7 @@ def build(optimizer=None, sparsity=0.7, **compile_args):
     model = stf.pruning.prune_one_shot(model, sparsity, at_random, scope="erk")
     optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
     model.compile(optimizer, "mse", **compile_args)
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     separate_arrays(model)
     return model
 

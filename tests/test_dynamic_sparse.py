@@ -54,6 +54,7 @@ def build_masked(optimizer=None):
     )
     model = stf.pruning.prune_one_shot(model, 0.7, at_random, scope="erk")
     model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     separate_arrays(model)
     return model
 

@@ -18,6 +18,7 @@ import pytest
 
 import sparsenet_tf as stf
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 TF_KERAS = importlib.metadata.version("tf_keras")
 SEPARABLE = "separable/pointwise_kernel"  # tfmot prunes this one of its two

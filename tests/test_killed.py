@@ -54,7 +54,8 @@ def check_whole(folder, expected):
         assert result.read_text() == expected["result"]
 
 
-@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [FEW, MANY])
 def test_killed_at_random_moments(tmp_path, kills):
     whole = tmp_path / "whole"
     whole.mkdir()

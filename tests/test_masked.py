@@ -113,6 +113,7 @@ def _halved(layer):
 
 def _fit(model, x, y, **compile_args):
     model.compile(keras.optimizers.Adam(0.01), "mse", **compile_args)
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
 
 

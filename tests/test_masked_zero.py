@@ -73,6 +73,7 @@ EXECUTIONS = {
     },
     "torch": {"eager": {}},
 }[BACKEND]
+SINGLY = tuple(e for e in EXECUTIONS if e != "jit_many_steps")
 KERNELS = {
     "plain": {},
     "l2": {"kernel_regularizer": keras.regularizers.L2(0.01)},
@@ -81,6 +82,20 @@ KERNELS = {
     "constraint": {"kernel_constraint": KeepAwayFromZero()},
     "max_norm": {"kernel_constraint": keras.constraints.MaxNorm(1.0)},
 }
+
+
+def in_every_way(names, always, executions=tuple(EXECUTIONS)):
+    """All pairs; those that are slow have neither `always` nor the usual execution."""
+    usual = executions[0]
+    return [
+        pytest.param(
+            name,
+            execution,
+            marks=() if name == always or execution == usual else pytest.mark.slow,
+        )
+        for name in names
+        for execution in executions
+    ]
 
 
 def _model(**kernel_args):
@@ -142,22 +157,26 @@ def test_compiled_by_pytorch():
     _fit_dense_then_pruned(_model(), _sgd(momentum=0.9), {"jit_compile": True})
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer, execution", in_every_way(OPTIMIZERS, "ema_overwrite")
+)
 def test_optimizers(optimizer, execution):
     _fit_dense_then_pruned(_model(), OPTIMIZERS[optimizer](), EXECUTIONS[execution])
 
 
-@pytest.mark.parametrize("execution", [e for e in EXECUTIONS if e != "jit_many_steps"])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel, execution", in_every_way(KERNELS, "drag", SINGLY))
 def test_regularizers_and_constraints(kernel, execution):
     optimizer = OPTIMIZERS["ema"]()
     _fit_dense_then_pruned(_model(**KERNELS[kernel]), optimizer, EXECUTIONS[execution])
 
 
-@pytest.mark.parametrize("execution", [e for e in EXECUTIONS if e != "jit_many_steps"])
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy, execution",
+    in_every_way(
+        ["mixed_float16", "mixed_bfloat16", "float64"], "mixed_float16", SINGLY
+    ),
+)
 def test_dtype_policies(policy, execution):
     keras.config.set_dtype_policy(policy)
     model = _model()
@@ -166,8 +185,9 @@ def test_dtype_policies(policy, execution):
     assert wrapped == (policy == "mixed_float16")
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer, compiled", in_every_way(OPTIMIZERS, "ema", tuple(COMPILED))
+)
 def test_own_loop(optimizer, compiled):
     """A user's own loop, which the package is told nothing about."""
     model, optimizer = _model(), OPTIMIZERS[optimizer]()

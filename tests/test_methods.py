@@ -33,8 +33,8 @@ def test_some_methods_alone():
 
 
 # One of each kind; the others are slow only because there are many.
-QUICK = {"random, ERK", "RadiX", "SNIP", "RigL", "magnitude, at once"}
-QUICK |= {"movement, iterative", "lottery ticket, shuffled"}
+QUICK = {"random, ERK", "RadiX", "SNIP", "RigL"}
+QUICK |= {"lottery ticket"}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,7 @@ def test_all_methods_can_be_drawn():
     assert set(methods_report._STYLES) == set(METHODS)
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_with_what_is_done(tmp_path):
     arguments = [
         sys.executable,

@@ -141,6 +141,7 @@ def test_a_failed_build_leaves_nothing(monkeypatch, tmp_path):
     assert list((tmp_path / "folder").iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_command_builds_where_it_is_told(tmp_path):
     code = (

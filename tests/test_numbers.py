@@ -55,6 +55,7 @@ def network():
 def compile_model(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
 
 
 def fit(model, *callbacks):

@@ -138,6 +138,7 @@ def environment(folder, *, sees_ours):
     return python, (sys.executable, "-m", "pip", "--python", python, "install", "-q")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sdist", "wheel"])
 def test_it_installs_and_runs(built, kind, no_compiler, tmp_path):
     sdist, wheel = built

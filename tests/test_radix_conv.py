@@ -105,6 +105,7 @@ def whole_model(name="tiles"):
 
 def fit(model, x, y, **options):
     model.compile(keras.optimizers.Adam(0.01), "mse", **options)
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     return model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
 
 

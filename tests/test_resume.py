@@ -86,7 +86,17 @@ def uninterrupted(tmp_path_factory):
     return state(model), folder
 
 
-@pytest.mark.parametrize("step", range(1, STEPS))
+# Around the first update of the masks, between two, at the last, near the end.
+OFTEN = (1, 2, 3, 4, 7, 12, STEPS - 1)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=() if step in OFTEN else pytest.mark.slow)
+        for step in range(1, STEPS)
+    ],
+)
 def test_from_the_file_of_a_model_checkpoint(uninterrupted, step):
     expected, folder = uninterrupted
     resumed = keras.models.load_model(folder / f"batch{step}.keras")
@@ -132,7 +142,7 @@ def test_backup_and_restore(backup_first, tmp_path):
 
     whole = build()
     train(whole)
-    for after in (2, 6, 11):
+    for after in (2, 11):
         folder = tmp_path / str(after)
         with pytest.raises(KeyboardInterrupt):
             train(build(), Stop(after), folder=folder)

@@ -22,6 +22,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("sanitizers", list(SANITIZERS.values()), ids=list(SANITIZERS))
 def test_sparse_products_and_convolutions_are_clean(tmp_path, sanitizers):

@@ -41,6 +41,7 @@ def normal(*shape):
 def fit(layer, x, y):
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
     return model
 

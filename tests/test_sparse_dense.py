@@ -30,6 +30,7 @@ def normal(*shape):
 def fit(layer, x, y, optimizer=None, **options):
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.compile(optimizer or keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)  # or steps are traced twice
     model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, **options)
     return model
 

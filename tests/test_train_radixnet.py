@@ -230,6 +230,7 @@ def test_errors_come_before_the_training(argument, message, tmp_path, monkeypatc
         example.main(["train_radixnet.py", *values(["", *argument.split()])[1:]])
 
 
+@pytest.mark.slow
 def test_main_writes_its_files(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     example = import_example()
