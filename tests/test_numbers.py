@@ -119,7 +119,10 @@ def test_training_in_every_precision(policy):
     assert stf.summary(model, print_fn=None).sparsity == pytest.approx(0.9, abs=0.01)
 
 
-@pytest.mark.parametrize("method", ["set", "rigl", "movement", "ticket"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("movement", "ticket")]
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", *LONG])
 def test_methods_in_every_precision(policy, method):
     model = prune_one_shot(network(), 0.7, Random(0))
     schedule = CosineDecay(0.5, end_step=6, frequency=2)

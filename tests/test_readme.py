@@ -27,7 +27,19 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+# Its twenty trainings take as long as all of most other documents together.
+LONGEST = "methods.md"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.name, marks=pytest.mark.slow if path.name == LONGEST else ()
+        )
+        for path in DOCUMENTS
+    ],
+)
 def test_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": path.stem}
