@@ -66,9 +66,9 @@ def execute(run):
     try:
         return run.execute()
     finally:
-        keras.backend.clear_session()
-        gc.collect()  # models lie in reference cycles
+        keras.backend.clear_session()  # collects the models, which lie in cycles
         forget_dead_graphs()
+        gc.collect()  # and what was held by these graphs
 
 
 class Progress:
