@@ -33,8 +33,7 @@ def test_some_methods_alone():
 
 
 # One of each kind; the others are slow only because there are many.
-QUICK = {"random, ERK", "RadiX", "SNIP", "RigL"}
-QUICK |= {"lottery ticket"}
+QUICK = {"random, ERK", "RadiX", "SNIP", "RigL", "lottery ticket"}
 
 
 @pytest.mark.parametrize(

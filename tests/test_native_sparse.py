@@ -75,7 +75,7 @@ def test_is_the_same_to_the_bit_for_any_number_of_threads():
             capture_output=True,
             text=True,
         ).stdout
-        for threads in ("1", "7")
+        for threads in ("1", "2", "7")
     }
     assert len(found) == 1 and len(found.pop().split()) == 3
 

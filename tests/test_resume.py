@@ -142,7 +142,7 @@ def test_backup_and_restore(backup_first, tmp_path):
 
     whole = build()
     train(whole)
-    for after in (2, 11):
+    for after in (2, 6, 11):
         folder = tmp_path / str(after)
         with pytest.raises(KeyboardInterrupt):
             train(build(), Stop(after), folder=folder)
