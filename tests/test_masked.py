@@ -146,15 +146,15 @@ def test_ones_change_nothing_to_the_last_bit(name):
     make, shape, _ = LAYERS[name]
     first, plain = (keras.Sequential([keras.Input(shape), make()]) for _ in range(2))
     masked = keras.Sequential([keras.Input(shape), Masked(make())])
-    stf.layers.replace.copy_weights(first, plain)
-    stf.layers.replace.copy_weights(first, masked)
+    stf.layers.copying.copy_weights(first, plain)
+    stf.layers.copying.copy_weights(first, masked)
     x, y = _example(plain, shape)
     assert_array_equal(plain(x), masked(x))
     # The first model that a process trains can differ from its twins in a last bit.
     _fit(first, x, y)
     _fit(plain, x, y)
     _fit(masked, x, y)
-    new = stf.layers.replace.plain_weights(masked)
+    new = stf.layers.copying.plain_weights(masked)
     for expected, got in zip(plain.weights, new, strict=True):
         assert_array_equal(expected.numpy(), got.numpy())
     assert_array_equal(plain(x), masked(x))
@@ -224,7 +224,7 @@ def test_embedding_with_timestep_masks():
         )
 
     plain, masked = build(lambda layer: layer), build(Masked)
-    stf.layers.replace.copy_weights(plain, masked)
+    stf.layers.copying.copy_weights(plain, masked)
     assert_array_equal(plain(tokens), masked(tokens))
     for model in (plain, masked):
         model.compile(keras.optimizers.Adam(0.1), "mse")

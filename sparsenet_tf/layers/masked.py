@@ -14,14 +14,17 @@ How a masked weight stays exactly zero, at the least cost in the training step:
 
 import contextlib
 import functools
+import weakref
 
 import keras
 import numpy as np
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask, decode_mask, encode_mask
-from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant
+from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant, has_lora
 from sparsenet_tf.topology.checks import check_flag
+
+_STORED_MASKS = "stored_masks"
 
 
 def released(layer):
@@ -34,6 +37,10 @@ def released(layer):
         return layer
     for masked in layer.kernels.values():
         masked.release()
+        quantize = masked.owner.quantize
+        object.__setattr__(
+            masked.owner, "quantize", getattr(quantize, "as_usual", quantize)
+        )
     return layer.layer
 
 
@@ -83,6 +90,16 @@ class Masked(keras.layers.Wrapper):
 
     holds_masks = True
 
+    @property
+    def __class__(self):
+        """A class of the name of the layer's, by which Keras names places in files.
+
+        So a file of the model has the weights where the plain model's file has them,
+        and each of the two can load the other's.
+        """
+        layer = _inner_layer(self)
+        return Masked if layer is None else _masked_named(type(layer).__name__)
+
     def __init__(self, layer, mask=None, exclude=(), depthwise=True, **kwargs):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
@@ -92,6 +109,14 @@ class Masked(keras.layers.Wrapper):
                 "set its masks with `set_masks`"
             )
 
+        for name in ("exclude", "kernels", "masks"):
+            if _holds_layers(getattr(layer, name, None)):
+                raise ValueError(
+                    f"`layer` must not keep layers in an attribute {name!r}, which a "
+                    f"`Masked` layer needs itself. Received: {layer.name!r} of class "
+                    f"{type(layer).__name__}; rename the attribute"
+                )
+
         # Keras reads the signature of `call` to route `training`, masks and shapes:
         # with the layer's own, the wrapper is called just as the layer was.
         @functools.wraps(layer.call)
@@ -100,14 +125,16 @@ class Masked(keras.layers.Wrapper):
 
         object.__setattr__(self, "call", call)
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
+        kwargs["dtype"] = _unquantized(kwargs["dtype"])
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
         self._convert_input_args = False  # the layer converts its inputs itself
         self._allow_non_tensor_positional_args = True
         self.exclude = tree.as_names(exclude, "exclude")
-        self.depthwise = check_flag(depthwise, "depthwise")
+        self.masks_depthwise = check_flag(depthwise, "depthwise")
         # A plain attribute: the dict holds records, not layers, for Keras to track.
         object.__setattr__(self, "kernels", {})
+        object.__setattr__(self, _STORED_MASKS, StoredMasks(self))
         if mask is not None and not isinstance(mask, (dict, list)):
             mask = {None: as_mask(mask)}
         object.__setattr__(self, "_given_masks", mask)
@@ -138,18 +165,26 @@ class Masked(keras.layers.Wrapper):
             self.layer.build(*args, **kwargs)
             self.layer.built = True
         found = {
-            name: kernel
+            name: (owner, kernel)
             for name, (owner, kernel) in tree.kernel_owners(self.layer).items()
             if not tree.matches(f"{self.name}/{name}", self.exclude)
-            and (self.depthwise or not tree.is_depthwise(owner, kernel))
+            and (self.masks_depthwise or not tree.is_depthwise(owner, kernel))
         }
-        given = _assign_names(self._given_masks, found, self.name)
-        for name, kernel in found.items():
-            self.kernels[name] = self._attach(name, kernel, given.get(name))
+        kernels = {name: kernel for name, (_, kernel) in found.items()}
+        given = _assign_names(self._given_masks, kernels, self.name)
+        for name, (owner, kernel) in found.items():
+            self.kernels[name] = self._attach(name, owner, kernel, given.get(name))
+            _refuse_quantization(owner, self.name)
         object.__setattr__(self, "_given_masks", None)
         self.built = True
 
-    def _attach(self, name, kernel, values):
+    def _attach(self, name, owner, kernel, values):
+        known = getattr(vars(kernel).get("assign"), "__self__", None)
+        if known is not None:  # a kernel that another masked layer has too
+            setattr(self, known.mask.name, known.mask)
+            if values is not None:
+                known.set_mask(values)
+            return known
         mask = self.add_weight(
             shape=kernel.shape,
             # The kernel's dtype, since multiplying by it is the fastest way to mask.
@@ -160,8 +195,14 @@ class Masked(keras.layers.Wrapper):
             name=f"{name.replace('/', '_')}_mask",
         )
         setattr(self, mask.name, mask)  # TensorFlow checkpoints go by attributes
-        looks_up = isinstance(self.layer, keras.layers.Embedding)
-        masked = MaskedKernel(kernel, mask, kernel.constraint, looks_up)
+        masked = MaskedKernel(
+            kernel,
+            mask,
+            owner,
+            f"{self.name}/{name}",
+            own_constraint=kernel.constraint,
+            rows_looked_up=isinstance(self.layer, keras.layers.Embedding),
+        )
         masked.constrain(values)
         return masked
 
@@ -175,9 +216,33 @@ class Masked(keras.layers.Wrapper):
         try:
             return super().__getattr__(name)  # where PyTorch keeps layers
         except AttributeError:
-            if name.startswith("_") or name == "layer":
+            if name == "layer" or (name.startswith("_") and not self._forwards(name)):
                 raise
         return getattr(self.layer, name)
+
+    def _forwards(self, name):
+        """Whether a private attribute is one where the layer keeps layers."""
+        layer = _inner_layer(self)
+        if layer is None or name.startswith(("__", "_self_")):
+            return False
+        return _holds_layers(getattr(layer, name, None))
+
+    def __dir__(self):
+        """The attributes of the wrapper and of the layer, which are read through it.
+
+        By them Keras finds what to save, in the places where the plain model has it.
+        """
+        own = set(super().__dir__()) - {"layer"}
+        return sorted(own | set(dir(self.layer)) | {_STORED_MASKS})
+
+    @property
+    def weights(self):
+        """The layer's: masks are state, as the seeds of random generators are.
+
+        So `get_weights` and `set_weights` take what they take of the plain layer.
+        `variables` has the masks too.
+        """
+        return self.layer.weights
 
     @property
     def masks(self):
@@ -221,9 +286,14 @@ class Masked(keras.layers.Wrapper):
         config = super().get_config()
         # The layer is built by `build_from_config` or by its first call: see there.
         config["layer"].pop("build_config", None)
+        return {**config, **self.get_own_config()}
+
+    def get_own_config(self):
+        """What `get_config` has beside the layer, as `around` takes it."""
+        config = {}
         if self.exclude:
             config["exclude"] = list(self.exclude)
-        if not self.depthwise:
+        if not self.masks_depthwise:
             config["depthwise"] = False
         masks = list(self.masks.values()) if self.built else self._given_masks
         if isinstance(masks, dict):  # not built yet
@@ -244,14 +314,18 @@ class Masked(keras.layers.Wrapper):
     def from_config(cls, config, custom_objects=None):
         """Rebuild the wrapper and its layer from `get_config`."""
         config = dict(config)
-        mask = config.get("mask")
-        if isinstance(mask, list):
-            config["mask"] = [m and decode_mask(m) for m in mask]
-        elif isinstance(mask, dict) and "bits" in mask:
-            config["mask"] = decode_mask(mask)
-        elif isinstance(mask, dict):
-            config["mask"] = {name: decode_mask(m) for name, m in mask.items()}
-        return super().from_config(config, custom_objects=custom_objects)
+        layer = keras.saving.deserialize_keras_object(
+            config.pop("layer"), custom_objects=custom_objects
+        )
+        return Masked.around(layer, config)
+
+    @staticmethod
+    def around(layer, config):
+        """A wrapper of `layer` with the settings of `get_own_config`."""
+        return Masked(layer, **_with_masks_decoded(config))
+
+    def __repr__(self):
+        return f"<Masked {_inner_layer(self)!r}>"
 
     def get_build_config(self):
         """What the layer needs to build itself; None if only a call can build it."""
@@ -267,22 +341,133 @@ class Masked(keras.layers.Wrapper):
             self.build()
 
     def save_own_variables(self, store):
-        """Store the masks, one bit a connection."""
-        for index, mask in enumerate(self.masks.values()):
+        """Store what the layer stores, LoRA merged where the kernel is not masked."""
+        with contextlib.ExitStack() as stack:
+            for masked in self.kernels.values():
+                if has_lora(masked.owner):
+                    stack.enter_context(masked.gradient_masked())
+            self.layer.save_own_variables(store)
+
+    def load_own_variables(self, store):
+        """Load what the layer stored; masks follow, where there are any."""
+        for masked in self.kernels.values():
+            masked.loading = True
+        try:
+            self.layer.load_own_variables(store)
+        except Exception:
+            for masked in self.kernels.values():
+                masked.loading = False
+            raise
+
+
+class StoredMasks(keras.layers.Layer):
+    """What a `Masked` layer adds to a file: its masks, one bit a connection.
+
+    They are beside the weights, since a plain model must find there what it saved and
+    nothing else.
+
+    Args:
+        masked: the `Masked` layer.
+    """
+
+    def __init__(self, masked):
+        super().__init__()
+        object.__setattr__(self, "_masked", weakref.ref(masked))
+
+    def save_own_variables(self, store):
+        """Store the masks."""
+        for index, mask in enumerate(self._masked().masks.values()):
             store[str(index)] = np.packbits(mask)
 
     def load_own_variables(self, store):
-        """Load the masks that `save_own_variables` stored."""
-        for index, (name, masked) in enumerate(self.kernels.items()):
-            bits = np.asarray(store[str(index)])
-            size = int(np.prod(masked.mask.shape))
-            if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
+        """Load the masks, or keep those that are there if the file has none."""
+        wrapper, stored = self._masked(), list(store.keys())
+        try:
+            if stored and len(stored) != len(wrapper.kernels):
                 raise ValueError(
-                    f"Layer {self.name!r} expected a mask of {size} bits for its "
-                    f"kernel {name!r}. Received: {bits.dtype} of shape {bits.shape}"
+                    f"Layer {wrapper.name!r} has {len(wrapper.kernels)} masks, of "
+                    f"kernels {list(wrapper.kernels)}. Received: {len(stored)} masks "
+                    "in the file"
                 )
-            values = np.unpackbits(bits, count=size).reshape(masked.mask.shape)
-            masked.set_mask(values.astype(bool))
+            masks = [
+                _unpacked(np.asarray(store[str(i)]), wrapper, name) if stored else mask
+                for i, (name, mask) in enumerate(wrapper.masks.items())
+            ]
+            for masked, mask in zip(wrapper.kernels.values(), masks, strict=True):
+                masked.set_mask(mask)
+        finally:
+            for masked in wrapper.kernels.values():
+                masked.loading = False
+
+
+def _with_masks_decoded(config):
+    config = dict(config)
+    mask = config.get("mask")
+    if isinstance(mask, list):
+        config["mask"] = [m and decode_mask(m) for m in mask]
+    elif isinstance(mask, dict) and "bits" in mask:
+        config["mask"] = decode_mask(mask)
+    elif isinstance(mask, dict):
+        config["mask"] = {name: decode_mask(m) for name, m in mask.items()}
+    return config
+
+
+def _unpacked(bits, wrapper, name):
+    """The mask that is stored as `bits`."""
+    shape = tuple(wrapper.kernels[name].mask.shape)
+    size = int(np.prod(shape))
+    if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
+        raise ValueError(
+            f"Layer {wrapper.name!r} expected a mask of {size} bits for its kernel "
+            f"{name!r}. Received: {bits.dtype} of shape {bits.shape}"
+        )
+    return np.unpackbits(bits, count=size).reshape(shape).astype(bool)
+
+
+def _inner_layer(wrapper):
+    """The wrapped layer, or None while there is none yet."""
+    found = vars(wrapper).get("layer")
+    # With PyTorch, layers that are attributes are kept in `_modules`.
+    return vars(wrapper).get("_modules", {}).get("layer") if found is None else found
+
+
+@functools.cache
+def _masked_named(name):
+    """A subclass of `Masked` that is called `name` and saved as a `Masked` layer."""
+    named = type(name, (Masked,), {"__module__": Masked.__module__})
+    keras.saving.register_keras_serializable("sparsenet_tf", "Masked")(named)
+    keras.saving.get_custom_objects()["sparsenet_tf>Masked"] = Masked
+    return named
+
+
+def _holds_layers(value):
+    """Whether `value` is a layer, or a collection with layers."""
+    values = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (list, tuple, dict)):
+        return any(isinstance(item, keras.layers.Layer) for item in values)
+    return isinstance(value, keras.layers.Layer)
+
+
+def _unquantized(policy):
+    """The dtype policy of a wrapper: the layer itself computes in low precision."""
+    policy = keras.dtype_policies.get(policy)
+    if getattr(policy, "quantization_mode", None) is None:
+        return policy
+    return keras.dtype_policies.get(policy.get_config()["source_name"])
+
+
+def _refuse_quantization(layer, name):
+    """Have `layer.quantize` say that masks and quantized kernels do not go together."""
+
+    def quantize(*args, **kwargs):
+        raise ValueError(
+            f"Layer {name!r} has masks, and a kernel that is quantized in place would "
+            "lose them. Quantize the plain model: `plain = stf.strip(model)`, then "
+            "`plain.quantize(...)`, which keeps zeros"
+        )
+
+    quantize.as_usual = layer.quantize
+    object.__setattr__(layer, "quantize", quantize)
 
 
 def _symbolic(structure):

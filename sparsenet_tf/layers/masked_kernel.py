@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 import weakref
 
 import keras
@@ -10,7 +11,7 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from sparsenet_tf.kernels.masked_identity import masked_identity
-from sparsenet_tf.layers.mask_values import to_numpy
+from sparsenet_tf.layers.mask_values import as_mask, to_numpy
 
 
 @dataclasses.dataclass(eq=False)
@@ -21,9 +22,14 @@ class MaskedKernel:
     step, for which Keras compiles a pass over the kernel into the training step. A
     model may be traced without it while its optimizer cannot move masked weights.
 
+    Values that are assigned to the kernel by hand, by `set_weights`, or by a callback
+    that swaps weights, are zero where it is masked. The mask takes only 0 and 1.
+
     Attributes:
         kernel: the wrapped layer's trainable variable.
         mask: 1 where the kernel is kept, 0 where it is pruned.
+        owner: the layer that holds the kernel.
+        name: of the kernel in messages.
         own_constraint: the constraint that the layer gave the kernel, or None.
         rows_looked_up: whether the layer reads the kernel by rows, as an Embedding.
         use_native: whether what is traced now masks the gradient by our native
@@ -32,19 +38,25 @@ class MaskedKernel:
             traced now, and so nothing else need.
         unguarded: models whose training function may have been traced without guard.
         mask_seen: the mask's value in the latest forward pass, if that was stateless.
+        loading: whether weights are being loaded whose mask is yet to come.
     """
 
     kernel: keras.Variable
     mask: keras.Variable
+    owner: keras.layers.Layer
+    name: str
     own_constraint: object = None
     rows_looked_up: bool = False
     use_native: bool = False
     update_masks: bool = False
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
     mask_seen: object = None
+    loading: bool = False
+    _read_as: list = dataclasses.field(default_factory=list)
 
     def constrain(self, values=None):
         """Zero the kernel outside `values` and keep its masked weights from moving."""
+        self.kernel.assign, self.mask.assign = self._assign, self._assign_mask
         self.raise_guard()
         regularizer = self.kernel.regularizer
         if regularizer is not None and not is_flat_at_zero(regularizer):
@@ -69,7 +81,13 @@ class MaskedKernel:
         self.unguarded.add(model)
 
     def release(self):
-        """Give the kernel its own constraint and regularizer back."""
+        """Give the kernel its own constraint, regularizer and `assign` back.
+
+        What LoRA has learned is merged into the kernel, where it is not masked.
+        """
+        if has_lora(self.owner):
+            self.merge_lora()
+        vars(self.kernel).pop("assign", None)
         self.kernel.constraint = self.own_constraint
         if isinstance(self.kernel.regularizer, RegularizeKept):
             self.kernel.regularizer = self.kernel.regularizer.regularizer
@@ -98,10 +116,77 @@ class MaskedKernel:
             value = np.where(mask, value, np.zeros((), value.dtype))
         else:
             value = value * mask + 0.0  # with which -0.0 becomes 0.0
-        self.kernel.assign(value)
-        self.mask.assign(mask.astype(value.dtype))
+        _assign_as_usual(self.kernel, value)
+        _assign_as_usual(self.mask, mask.astype(value.dtype))
         if guard:
             self.raise_guard(retrace=True)
+
+    def _assign(self, value):
+        """Assign to the kernel, zero where it is masked: its `assign`.
+
+        In a compiled step nothing is masked here: there the constraint does it, or
+        the cleared slots of the optimizer.
+        """
+        if self._read_as:  # by a layer that assigns to its kernel while it is called
+            return self._assign_while_read(value)
+        in_step = get_stateless_scope() is not None or _is_traced_by_tensorflow()
+        if in_step or self.loading:
+            return _assign_as_usual(self.kernel, value)
+        if isinstance(value, np.ndarray) and value.shape == tuple(self.kernel.shape):
+            mask = self.mask_value()
+            lost = np.count_nonzero(value[~mask])
+            if lost:
+                warnings.warn(
+                    f"Values were assigned to kernel {self.name!r} with {lost} weights "
+                    "that its mask has pruned; these stay zero. This is also how "
+                    "`EarlyStopping(restore_best_weights=True)` brings back weights of "
+                    "before the model was pruned: see `stf.pruning.AtFinalSparsity`. "
+                    "To unprune weights, set the mask first, by `set_masks`.",
+                    stacklevel=3,
+                )
+            value = np.where(mask, value, np.zeros((), value.dtype))
+        else:
+            value = ops.convert_to_tensor(value, self.kernel.dtype)
+            if tuple(value.shape) == tuple(self.kernel.shape):
+                value = self.kept(value)
+        return _assign_as_usual(self.kernel, value)
+
+    def _assign_while_read(self, value):
+        reading = self._read_as[-1]
+        value = ops.convert_to_tensor(value, self.kernel.dtype)
+        value = ops.where(ops.cast(reading.mask, "bool"), value, ops.zeros_like(value))
+        reading.assign(value)
+        return value
+
+    def _assign_mask(self, value):
+        """Assign to the mask, and mask the kernel by it: the mask's `assign`.
+
+        Raises:
+            ValueError: there are other values than 0 and 1.
+        """
+        if get_stateless_scope() is not None or _is_traced_by_tensorflow():
+            return _assign_as_usual(self.mask, value)
+        shape = tuple(self.mask.shape)
+        if isinstance(value, np.ndarray) or not hasattr(value, "shape"):
+            new = as_mask(value, shape, self.name)
+        else:
+            value = ops.convert_to_tensor(value)
+            if ops.shape(value) == shape and ops.all(
+                ops.equal(ops.cast(value, self.mask.dtype), self.mask.value)
+            ):
+                return value  # such as what JAX brings back from a step
+            new = as_mask(to_numpy(value), shape, self.name)
+        if not np.array_equal(new, self.mask_value()):
+            self.set_mask(new)
+        return self.mask.value
+
+    def merge_lora(self):
+        """Add what LoRA has learned to the kernel, and let LoRA learn from zero."""
+        value = to_numpy(_with_lora(self.owner))
+        mask = self.mask_value()
+        _assign_as_usual(self.kernel, np.where(mask, value, np.zeros((), value.dtype)))
+        lora_b = _lora_b(self.owner)
+        lora_b.assign(ops.zeros_like(lora_b))
 
     def kept(self, value):
         """A value of the kernel, zero where it is masked, in the optimizer's step too.
@@ -120,36 +205,110 @@ class MaskedKernel:
             mask = self.mask.value
         return ops.where(ops.cast(mask, "bool"), value, ops.zeros_like(value))
 
+    @contextlib.contextmanager
     def gradient_masked(self):
-        """Context in which the kernel reads as usual and its gradient is masked."""
+        """Context in which the kernel reads as usual and its gradient is masked.
+
+        If the layer has LoRA, its kernel reads as `M * (W + A @ B)`.
+        """
         if self.update_masks:
-            return contextlib.nullcontext()
+            yield
+            return
         mask = ops.convert_to_tensor(_current_value(self.mask))
         self.mask_seen = None if get_stateless_scope() is None else mask
-        value = ops.convert_to_tensor(_current_value(self.kernel))
-        value = masked_identity(value, mask, self.rows_looked_up, self.use_native)
-        return _reads_as(self.kernel, value)
+        with_lora = has_lora(self.owner)
+        if with_lora:
+            value, native = _with_lora(self.owner), False
+            mask = ops.cast(mask, value.dtype)
+        else:
+            value, native = _current_value(self.kernel), self.use_native
+            value = ops.convert_to_tensor(value)
+        looked_up = self.rows_looked_up and not with_lora
+        value = masked_identity(value, mask, looked_up, native)
+        reading = _Reading(self.kernel, value, mask)
+        self._read_as.append(reading)
+        try:
+            with reading, _without_lora(self.owner) if with_lora else _NOTHING:
+                yield
+        finally:
+            self._read_as.pop()
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+class _Reading:
+    """A context in which `variable` reads as `value`, a tensor."""
+
+    def __init__(self, variable, value, mask):
+        self.variable, self.value, self.mask = variable, value, mask
+        self.scope = get_stateless_scope()
+
+    def __enter__(self):
+        if self.scope is None:
+            self.stored = self.variable._value
+            self.variable._value = self.value
+        else:
+            self.stored = self.scope.get_current_value(self.variable)
+            self.scope.state_mapping[id(self.variable)] = self.value
+
+    def assign(self, value):
+        """Assign to the variable itself, which reads as the new value from now on."""
+        if self.scope is None:
+            self.variable._value = self.stored
+            _assign_as_usual(self.variable, value)
+            self.stored, self.variable._value = self.variable._value, value
+        else:
+            self.stored = value
+            self.scope.state_mapping[id(self.variable)] = value
+
+    def __exit__(self, *error):
+        if self.scope is None:
+            self.variable._value = self.stored
+        elif self.stored is None:
+            self.scope.state_mapping.pop(id(self.variable))
+        else:
+            self.scope.state_mapping[id(self.variable)] = self.stored
+
+
+def _assign_as_usual(variable, value):
+    """Assign by the method of the variable's class, not by one of its own."""
+    return type(variable).assign(variable, value)
+
+
+def _is_traced_by_tensorflow():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.inside_function()
+
+
+def has_lora(layer):
+    """Whether `layer` adds `A @ B` to its kernel, as Keras' `enable_lora` has it."""
+    return getattr(layer, "lora_enabled", False)
+
+
+def _with_lora(layer):
+    """The layer's kernel as it computes with it, LoRA included."""
+    name = "embeddings" if hasattr(layer, "lora_embeddings_a") else "kernel"
+    return ops.convert_to_tensor(getattr(layer, name))
+
+
+def _lora_b(layer):
+    if hasattr(layer, "lora_embeddings_b"):
+        return layer.lora_embeddings_b
+    return layer.lora_kernel_b
 
 
 @contextlib.contextmanager
-def _reads_as(variable, value):
-    """Let `variable` read as `value`, a tensor, inside the context."""
-    scope = get_stateless_scope()
-    if scope is not None:
-        previous = scope.get_current_value(variable)
-        scope.state_mapping[id(variable)] = value
-        try:
-            yield
-        finally:
-            scope.state_mapping.pop(id(variable))
-            if previous is not None:
-                scope.state_mapping[id(variable)] = previous
-    else:
-        stored, variable._value = variable._value, value
-        try:
-            yield
-        finally:
-            variable._value = stored
+def _without_lora(layer):
+    """A context in which the layer adds nothing to its kernel."""
+    layer.lora_enabled = False
+    try:
+        yield
+    finally:
+        layer.lora_enabled = True
 
 
 def _current_value(variable):

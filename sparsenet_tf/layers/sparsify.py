@@ -1,7 +1,7 @@
 """`sparsify`: a model whose kernels carry masks."""
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.mask_values import as_mask
+from sparsenet_tf.layers.mask_values import as_mask, to_numpy
 from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.topology.checks import check_flag
@@ -19,7 +19,9 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     Args:
         model: a `keras.Model`, built or not.
         masks: optional dict `{path: mask}` as from `get_masks`; kernels that are not
-            in it start with masks of ones. The model must be built.
+            in it start with masks of ones. Or "zeros", for the zeros that the kernels
+            have now, such as those of a model that was pruned elsewhere, or by
+            `strip`. The model must be built.
         exclude: layer name or names (or paths, "encoder/dense") that get no mask.
         depthwise: whether depthwise kernels get masks too: those of DepthwiseConv
             layers, of the first half of SeparableConv ones, and of convolutions of as
@@ -46,6 +48,11 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     ... ])
     >>> list(masked_kernels(sparsify(model, exclude="logits")))
     ['hidden/kernel']
+
+    >>> plain = stf.strip(stf.pruning.prune_one_shot(model, 0.5))
+    >>> again = sparsify(plain, masks="zeros")
+    >>> int(stf.get_masks(again)["hidden/kernel"].sum())
+    6
     """
     tree.check_model(model)
     if any(tree.is_masked(layer) for _, layer in tree.walk(model)):
@@ -54,7 +61,9 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
             "which has Masked layers"
         )
     exclude = tree.check_names(model, exclude, "exclude")
-    if masks is not None:
+    if isinstance(masks, str):
+        masks = _masks_of_zeros(model, masks, exclude)
+    elif masks is not None:
         masks = check_masks(tree.kernels(model), masks, model.name)
     depthwise = check_flag(depthwise, "depthwise")
     both = [path for path in masks or () if tree.matches(path, exclude)]
@@ -91,6 +100,23 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     return new
 
 
+def _masks_of_zeros(model, masks, exclude):
+    """`{path: mask}` of the kernels as they are, for `masks="zeros"`."""
+    if masks != "zeros":
+        raise ValueError(f'`masks` must be a dict or "zeros". Received: {masks!r}')
+    kernels = tree.kernels(model)
+    if not kernels:
+        raise ValueError(
+            f"`model` must have kernels. Received: model {model.name!r}, "
+            + ("which has none" if model.built else "which is not built")
+        )
+    return {
+        path: to_numpy(kernel) != 0
+        for path, kernel in kernels.items()
+        if not tree.matches(path, exclude)
+    }
+
+
 def check_masks(kernels, masks, model_name):
     """Return `masks` as boolean arrays, each checked against the kernel it names.
 
@@ -104,12 +130,15 @@ def check_masks(kernels, masks, model_name):
         ValueError: a path names no kernel, or a mask does not fit its kernel.
     """
     if not isinstance(masks, dict):
-        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r:.200}")
     unknown = [path for path in masks if path not in kernels]
     if unknown:
         raise ValueError(
             f"`masks` must name kernels of model {model_name!r}, which are "
-            f"{list(kernels) or 'none (is it built?)'}. Received: {unknown}"
+            f"{list(kernels) or 'none (is it built?)'}. Received: {unknown}. Give the "
+            "layers names, so that they agree from model to model; masks of a model of "
+            "the same architecture can be renamed by `dict(zip(stf.get_masks("
+            "stf.sparsify(model)), masks.values()))`"
         )
     return {
         path: as_mask(mask, tuple(kernels[path].shape), path)

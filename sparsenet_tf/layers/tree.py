@@ -6,7 +6,8 @@ import keras
 
 # Weights of two or more axes that are no connections: the bias of a GRU or of a
 # MultiHeadAttention, and the scales and shifts of normalizations over several axes.
-_NOT_KERNELS = ("bias", "beta", "gamma", "alpha")
+# So are LoRA's two factors, whose product is masked as the kernel is.
+_NOT_KERNELS = ("bias", "beta", "gamma", "alpha", "lora_")
 
 
 def walk(layer):
@@ -128,6 +129,19 @@ def might_have_kernels(layer):
         if not part.built and not type(part).__module__.startswith("keras."):
             return True
     return False
+
+
+def is_made_of_keras_layers(model):
+    """Whether all code that runs in `model` is known: Keras' own and this package's.
+
+    A user's layer, model or function may read kernels of other layers.
+    """
+    parts = [model, *(part for _, part in walk(model))]
+    return all(
+        type(part).call.__module__.startswith(("keras.", "sparsenet_tf."))
+        and not isinstance(part, keras.layers.Lambda)
+        for part in parts
+    )
 
 
 def is_masked(layer):

@@ -3,6 +3,7 @@
 import keras
 
 from sparsenet_tf.kernels.masked_identity import native_is_usable
+from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.slots import clear_slots, is_elementwise
 
 
@@ -12,14 +13,16 @@ def lower_guards(model, masked_kernels):
     It is while the optimizer is element-wise and the only one, its slots are clear, and
     whoever changes a mask clears them again or raises the guards (`set_mask` does that
     unless told not to). With another optimizer, or a `train_step` of the user's, which
-    may have several, the guards are raised.
+    may have several, the guards are raised. So they are with layers of the user's,
+    which may read a kernel of another layer, where its gradient is not masked.
 
     Args:
         model: a compiled model whose training has not begun.
         masked_kernels: collection of its `MaskedKernel`.
     """
     clear_slots(model.optimizer, masked_kernels)
-    if not (trains_as_keras(model) and is_elementwise(model.optimizer)):
+    known = trains_as_keras(model) and tree.is_made_of_keras_layers(model)
+    if not (known and is_elementwise(model.optimizer)):
         for masked in masked_kernels:
             masked.raise_guard(retrace=True)
         return

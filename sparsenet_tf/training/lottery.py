@@ -6,9 +6,9 @@ import keras
 import numpy as np
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.copying import is_copyable
 from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.layers.replace import is_copyable
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards

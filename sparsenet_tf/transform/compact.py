@@ -3,10 +3,10 @@
 import numpy as np
 from keras import ops
 
+from sparsenet_tf.layers.copying import plain_weights, sparse_kernels
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
 from sparsenet_tf.layers.nonzero_weights import connections
-from sparsenet_tf.layers.replace import plain_weights, sparse_kernels
 from sparsenet_tf.topology.checks import check_path
 
 _VALUES, _GAPS, _SHAPE = ".values", ".gaps", ".shape"

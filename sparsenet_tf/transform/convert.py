@@ -2,9 +2,10 @@
 
 from sparsenet_tf.kernels import sparse, sparse_conv
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.copying import clone_layer
 from sparsenet_tf.layers.masked import Masked
 from sparsenet_tf.layers.radix_dense import RadixDense
-from sparsenet_tf.layers.replace import clone_layer, replace_layers
+from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.layers.sparse_conv import SparseConv2D
 from sparsenet_tf.layers.sparse_form import sparse_form
 from sparsenet_tf.topology.checks import check_flag, check_integer
@@ -47,6 +48,12 @@ def to_sparse(model, layers="auto", batch_size=None, optimizer_state=False):
     ('SparseDense', (11760,))
     """
     _check(model)
+    if not any(tree.is_masked(p) or tree.is_sparse(p) for _, p in tree.walk(model)):
+        raise ValueError(
+            f"`model` must have masked layers. Received: model {model.name!r} without "
+            "any; `prune_one_shot(model, sparsity)` prunes it, and `sparsify(model, "
+            'masks="zeros")` takes the zeros that it has'
+        )
     most = _most_density(layers)
     if batch_size is not None:
         check_integer(batch_size, "batch_size", 1)

@@ -10,8 +10,8 @@ import pathlib
 import tempfile
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.copying import is_copyable, sparse_kernels
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.layers.replace import is_copyable, sparse_kernels
 from sparsenet_tf.topology.checks import check_path
 from sparsenet_tf.transform.compact import (
     compact_arrays,

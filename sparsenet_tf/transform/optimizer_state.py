@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sparsenet_tf.layers.replace import sparse_kernels
+from sparsenet_tf.layers.copying import sparse_kernels
 
 
 class OptimizerState:

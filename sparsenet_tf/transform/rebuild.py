@@ -10,16 +10,17 @@ from keras import ops
 from keras.src.backend.common import global_state
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.layers.replace import (
+from sparsenet_tf.layers.copying import (
     clone_layer,
-    copy_compile,
+    copy_kept_state,
     copy_names,
     from_own_config,
-    is_copyable,
+    is_plain_graph,
     own_objects,
-    replace_layers,
 )
+from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.remade import config_without_exchanges, original_class
+from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.topology.checks import check_flag, check_integer
@@ -32,7 +33,9 @@ def rebuild(model, masks, seed, scale_to_fan_in=False):
     The layers' own initializers draw the new weights, from seeds derived from `seed`
     and the layers' paths, also where an initializer was given a fixed seed (it would
     draw the same weights again). Python's and NumPy's global random states are left as
-    they were. Nothing of the old weights is used.
+    they were. Nothing is used of the old weights that training learned, nor of the
+    moving averages of normalizations. What layers were adapted to the data
+    (`Normalization`, vocabularies, ...) is kept, and so are frozen weights.
 
     Args:
         model: a built `keras.Model`, plain or sparsified. A subclassed one must
@@ -89,24 +92,29 @@ def check_rebuildable(model, seed):
 def fresh_copy(model, seed):
     """Return a plain model of the same architecture with new weights, from `seed`.
 
-    A Sequential or functional one is not compiled.
+    What training does not learn is kept: what layers were adapted to the data, and
+    frozen weights. A Sequential or functional model is not compiled.
     """
     with seeded(seed):
-        return _fresh(model, seed)
+        new = _fresh(model, seed)
+    copy_kept_state(model, new)
+    return new
 
 
 def _fresh(model, seed):
-    if is_copyable(model):
+    if is_plain_graph(model):
         return replace_layers(
             model,
             lambda path, layer: layer,
             clone=lambda path, layer: clone_reseeded(path, unwrap(layer), seed),
+            remake=lambda part: _fresh(part, seed),
             weights=False,
             compiled=False,
         )
     try:
+        config = reseed(config_without_exchanges(model), f"{seed}")
         with keras.saving.custom_object_scope(own_objects(model)):
-            new = type(model).from_config(reseed(model.get_config(), f"{seed}"))
+            new = original_class(model).from_config(config)
         copy_names(model, new)  # which the seeds are derived from
         _reseed_initializers(new, f"{seed}")
         _build_like(model, new)
@@ -157,9 +165,15 @@ def _reseed_initializers(layer, place):
     """Reseed the initializers that the code of `layer` made, not its config."""
     for path, part in [("", layer), *tree.walk(layer)]:
         for name, value in list(vars(part).items()):
-            if isinstance(value, keras.initializers.Initializer):
-                config = reseed(value.get_config(), f"{place}/{path}/{name}")
-                setattr(part, name, type(value).from_config(config))
+            if not isinstance(value, keras.initializers.Initializer):
+                continue
+            config = value.get_config()
+            new = type(value).from_config(reseed(config, f"{place}/{path}/{name}"))
+            setattr(part, name, new)
+            weight = getattr(part, name.removesuffix("_initializer"), None)
+            is_drawn = part.built and isinstance(weight, keras.Variable)
+            if is_drawn and isinstance(config.get("seed"), int):
+                weight.assign(new(weight.shape, dtype=weight.dtype))
 
 
 def reseed(config, place):
@@ -206,7 +220,8 @@ def scale_kernels(model):
     """Multiply fresh weights by `sqrt(fan_in / kept)`, as `scale_to_fan_in` says."""
     owners = tree.kernel_owners(model)
     for path, masked in masked_kernels(model).items():
-        _scale_to_fan_in(owners[path][0], masked)
+        if masked.kernel.trainable:  # or it was not drawn
+            _scale_to_fan_in(owners[path][0], masked)
 
 
 def _scale_to_fan_in(owner, masked):

@@ -1,13 +1,15 @@
 """`rebuild_sparse`: `rebuild` with layers that never hold more than their nonzeros."""
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
+from sparsenet_tf.layers.copying import copy_kept_state, is_plain_graph
+from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.layers.sparse_form import sparse_form
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
 from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.transform.rebuild import (
     check_rebuildable,
     clone_reseeded,
+    fresh_copy,
     reseed,
     scale_kernels,
     seeded,
@@ -43,7 +45,7 @@ def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
     """
     check_rebuildable(model, seed)
     check_flag(scale_to_fan_in, "scale_to_fan_in")
-    if not is_copyable(model):
+    if not is_plain_graph(model):
         raise ValueError(
             f"`model` must be Sequential or functional. Received: model {model.name!r} "
             f"of class {type(model).__name__}"
@@ -69,9 +71,11 @@ def rebuild_sparse(model, masks, seed, scale_to_fan_in=False):
             model,
             lambda path, layer: layer,
             clone=clone,
+            remake=lambda part: fresh_copy(part, int(seed)),
             weights=False,
             compiled=False,
         )
+    copy_kept_state(model, new)
     others = {path: mask for path, mask in masks.items() if path not in exchanged}
     if others:
         new = sparsify(new, others)

@@ -7,12 +7,8 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.replace import (
-    clone_layer,
-    copy_compile,
-    is_copyable,
-    replace_layers,
-)
+from sparsenet_tf.layers.copying import clone_layer, is_copyable
+from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.transform.layer_rules import rule_of
 
 

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 
 from sparsenet_tf.layers import tree
+from sparsenet_tf.layers.copying import is_copyable
 from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
-from sparsenet_tf.layers.replace import copy_compile, is_copyable, replace_layers
+from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
 from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.topology.selection import check_sparsity

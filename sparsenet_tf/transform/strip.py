@@ -1,8 +1,13 @@
 """`strip`: back to a plain Keras model."""
 
+import warnings
+
+import keras
+
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.masked import released
-from sparsenet_tf.layers.replace import clone_layer, replace_layers
+from sparsenet_tf.layers.copying import clone_layer
+from sparsenet_tf.layers.masked import masked_kernels, released
+from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.topology.checks import check_flag
 from sparsenet_tf.transform.shrink import check_can_shrink, shrunk
 
@@ -11,8 +16,10 @@ def strip(model, shrink=False):
     """Return the model as plain Keras layers, without masks, zeros kept.
 
     The result needs nothing of this package to be saved, loaded and run. Trained
-    further, its zeros do not stay. A Sequential or functional model is copied, and
-    compiled as it was with a fresh optimizer; a subclassed model is changed in place.
+    further, its zeros do not stay, of which `fit` warns; `sparsify(model,
+    masks="zeros")` gives them masks again. A Sequential or functional model is copied,
+    and compiled as it was with a fresh optimizer; a subclassed model is changed in
+    place.
 
     With `shrink=True` units and filters that no connection feeds, such as those that
     `stf.pruning.Units` prunes, are taken out, and the layers that read them lose these
@@ -55,10 +62,32 @@ def strip(model, shrink=False):
     >>> [tuple(layer.kernel.shape) for layer in strip(pruned, shrink=True).layers]
     [(4, 2), (2, 2)]
     """
+    had_masks = isinstance(model, keras.Model) and bool(masked_kernels(model))
     if not check_flag(shrink, "shrink"):
-        return plain_copy(model)
-    check_can_shrink(model)
-    return shrunk(plain_copy(model, compiled=False), like=model)
+        new = plain_copy(model)
+    else:
+        check_can_shrink(model)
+        new = shrunk(plain_copy(model, compiled=False), like=model)
+    if had_masks:
+        _warn_when_trained(new)
+    return new
+
+
+def _warn_when_trained(model):
+    """Say it once, if `fit` is about to fill the zeros of a model without masks."""
+    make = model.make_train_function
+
+    def make_train_function(*args, **kwargs):
+        object.__delattr__(model, "make_train_function")
+        warnings.warn(
+            f"Model {model.name!r} comes from `strip` and has no masks, so that "
+            "training fills its zeros. To train on with them, use "
+            '`model = stf.sparsify(model, masks="zeros")`, and compile it.',
+            stacklevel=2,
+        )
+        return make(*args, **kwargs)
+
+    object.__setattr__(model, "make_train_function", make_train_function)
 
 
 def plain_copy(model, compiled=True):
@@ -67,9 +96,7 @@ def plain_copy(model, compiled=True):
         model,
         _release,
         clone=lambda path, layer: (
-            layer.like_dense()
-            if tree.is_sparse(layer)
-            else clone_layer(path, unwrap(layer))
+            layer.like_dense() if tree.is_sparse(layer) else clone_layer(path, layer)
         ),
         compiled=compiled,
     )
