@@ -180,7 +180,8 @@ def test_pruned_stay_pruned_and_smallest_go():
     callback.set_model(model)
     callback.on_train_begin()
     assert_array_equal(kernel.numpy() == 0, np.abs(weights) <= 60)
-    kernel.assign(np.full((10, 20), 7.0))  # a user sets pruned weights
+    with pytest.warns(UserWarning, match="kernel 'hidden/kernel' with 60 weights"):
+        kernel.assign(np.full((10, 20), 7.0))  # a user sets pruned weights
     callback.on_train_begin()
     assert_array_equal(stf.get_masks(model)["hidden/kernel"], np.abs(weights) > 60)
 

@@ -114,7 +114,7 @@ def test_sparsified_subclassed_model():
     sparse = stf.pruning.prune_one_shot(model, 0.5)
     masks = stf.get_masks(sparse)
     new = stf.rebuild(sparse, masks, seed=1)
-    assert type(new) is Net and new is not sparse
+    assert isinstance(new, Net) and new is not sparse
     for got, mask, full in zip(
         kernels_of(new).values(),
         masks.values(),
@@ -164,7 +164,7 @@ def test_frozen_layers_stay_frozen():
 
 def test_subclassed_model_keeps_its_config():
     new = stf.rebuild(net(units=7), {}, seed=1)
-    assert type(new) is Net and new.units == 7
+    assert isinstance(new, Net) and new.units == 7
     assert new(np.ones((2, 6), "float32")).shape == (2, 7)
 
 

@@ -217,7 +217,7 @@ def test_subclassed_model():
     again = stf.retrain_from_scratch(model, masks, *data(), seeds=(1,), **FIT)
     assert same(histories[1], again[0])
     for history in histories:
-        assert type(history.model) is Net and history.model is not model
+        assert isinstance(history.model, Net) and history.model is not model
         kernels = kernels_of(history.model).values()
         for kernel, mask in zip(kernels, masks.values(), strict=True):
             assert not kernel[~mask].any() and kernel[mask].all()

@@ -162,7 +162,9 @@ def test_keras_layer_battery_of_masked(layer, shape, weights, states, seeds):
         input_shape=shape,
         expected_output_shape=tuple(outputs.shape),
         expected_num_trainable_weights=weights,
-        expected_num_non_trainable_weights=states,
+        # Masks are state, and not weights.
+        expected_num_non_trainable_weights=0,
+        expected_num_non_trainable_variables=states + seeds,
         expected_num_seed_generators=seeds,
         expected_num_losses=0,
         supports_masking=plain.supports_masking,

@@ -2,6 +2,7 @@
 
 import keras
 from keras.src.models import Functional
+from keras.src.ops.function import make_node_key
 from keras.src.utils.tracking import DotNotTrackScope
 
 from sparsenet_tf.layers import tree
@@ -71,6 +72,11 @@ def _put_into_graph(model, new_layers):
         operations[:] = exchanged(operations)
     with DotNotTrackScope():  # as where Keras assigns it
         graph._operations = exchanged(graph._operations)
+    graph._nodes = {
+        make_node_key(node.operation, node.operation._inbound_nodes.index(node))
+        for nodes in graph._nodes_by_depth.values()
+        for node in nodes
+    }
 
 
 def _take_place(old, new):
