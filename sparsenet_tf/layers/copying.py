@@ -229,8 +229,8 @@ def copy_stored_state(old, new):
         except ValueError as error:
             raise ValueError(
                 f"Layer {old.name!r} of class {type(old).__name__} could not be copied "
-                f"with its state: {error!s:.500}. Does it, and the model that makes it, "
-                "rebuild itself from `get_config`?"
+                "with its state. Does it, and the model that makes it, rebuild itself "
+                f"from `get_config`? Received: {error!s:.500}"
             ) from error
     if hasattr(kind, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:
