@@ -2,7 +2,12 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Read when TensorFlow loads.
+# Read when TensorFlow loads.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many workers as cores; more threads would only wait for each other.
+    for name in ("TF_NUM_INTRAOP", "TF_NUM_INTEROP", "OMP_NUM"):
+        os.environ.setdefault(f"{name}_THREADS", "1")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
