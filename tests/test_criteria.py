@@ -278,6 +278,21 @@ def test_wanda_by_hand():
     assert_allclose(found, [[5], [2]])
 
 
+class ConvOfAnyCPU(keras.layers.Conv2D):
+    """With channels first where TensorFlow has no such operation: without oneDNN."""
+
+    def convolution_op(self, inputs, kernel):
+        if self.data_format == "channels_last":
+            return super().convolution_op(inputs, kernel)
+        outputs = keras.ops.conv(
+            keras.ops.transpose(inputs, (0, 2, 3, 1)),
+            kernel,
+            padding="valid",
+            data_format="channels_last",
+        )
+        return keras.ops.transpose(outputs, (0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_wanda_takes_the_norm_of_a_convolutions_channels(data_format):
     rng = np.random.default_rng(0)
@@ -285,7 +300,7 @@ def test_wanda_takes_the_norm_of_a_convolutions_channels(data_format):
     norms = np.sqrt((x.astype("float64") ** 2).sum(axis=(0, 1, 2)))
     if data_format == "channels_first":
         x = np.moveaxis(x, -1, 1)
-    layer = keras.layers.Conv2D(4, 3, data_format=data_format, name="conv")
+    layer = ConvOfAnyCPU(4, 3, data_format=data_format, name="conv")
     model = stf.sparsify(keras.Sequential([keras.Input(x.shape[1:]), layer]))
     found = scores_of(Wanda(x, batch_size=4), model)["conv/kernel"]
     kernel = values(masked_kernels(model)["conv/kernel"].kernel)
