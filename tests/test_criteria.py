@@ -396,6 +396,7 @@ def test_scores_change_nothing_of_the_model(name):
 
 @pytest.mark.parametrize("name", [*CRITERIA, "magnitude"])
 @pytest.mark.parametrize("scope", ["layer", "global", "erk"])
+@pytest.mark.often("layer-*", "*-snip")
 def test_each_prunes_to_the_count_at_once_and_on_schedule(name, scope):
     model = two_layers((12, 10, 8))
     criterion = magnitude if name == "magnitude" else made(name, model)

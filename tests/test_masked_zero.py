@@ -160,6 +160,15 @@ def test_compiled_by_pytorch():
 @pytest.mark.parametrize(
     "optimizer, execution", in_every_way(OPTIMIZERS, "ema_overwrite")
 )
+@pytest.mark.often(
+    "momentum-*",
+    "adam-*",
+    "ftrl-*",
+    "adafactor-*",
+    "ema_overwrite-*",
+    "accumulation-*",
+    "global_clipnorm-*",
+)
 def test_optimizers(optimizer, execution):
     _fit_dense_then_pruned(_model(), OPTIMIZERS[optimizer](), EXECUTIONS[execution])
 
@@ -187,6 +196,9 @@ def test_dtype_policies(policy, execution):
 
 @pytest.mark.parametrize(
     "optimizer, compiled", in_every_way(OPTIMIZERS, "ema", tuple(COMPILED))
+)
+@pytest.mark.often(
+    "momentum-*", "adam-*", "ftrl-*", "ema-*", "accumulation-*", "global_clipnorm-*"
 )
 def test_own_loop(optimizer, compiled):
     """A user's own loop, which the package is told nothing about."""

@@ -167,6 +167,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("name", FULL)
+@pytest.mark.often("channels", "groups", "strides", "patches")
 def test_full_connectivity_is_dense(name):
     topology, options = FULL[name]
     source = L.Conv2D(
