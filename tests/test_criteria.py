@@ -220,6 +220,7 @@ def uneven():
 
 
 @pytest.mark.parametrize("kept", [3, 4, 10, 50, 300])
+@pytest.mark.often("3", "50")
 def test_synflow_never_empties_a_layer_while_another_has_two_weights(kept):
     sparsity = 1 - kept / 6220
     model = stf.pruning.prune_one_shot(uneven(), sparsity, SynFlow(), scope="global")

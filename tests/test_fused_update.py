@@ -392,6 +392,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.often("float64", "mixed_bfloat16")
 def test_other_dtypes_train(warm, taken, monkeypatch, policy):
     keras.config.set_dtype_policy(policy)
     model = small()

@@ -174,6 +174,7 @@ def test_optimizers(optimizer, execution):
 
 
 @pytest.mark.parametrize("kernel, execution", in_every_way(KERNELS, "drag", SINGLY))
+@pytest.mark.often("drag-*", "orthogonal-*", "constraint-*")
 def test_regularizers_and_constraints(kernel, execution):
     optimizer = OPTIMIZERS["ema"]()
     _fit_dense_then_pruned(_model(**KERNELS[kernel]), optimizer, EXECUTIONS[execution])
