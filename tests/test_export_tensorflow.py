@@ -27,6 +27,7 @@ def test_saved_model(make, tmp_path):
 
 @of_each
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.often("masked", "sparse")
 def test_tflite(make, tmp_path):
     model = make()
     stf.export(model, tmp_path / "model.tflite")
