@@ -73,9 +73,9 @@ def test_the_end_of_the_path_says_the_format(tmp_path):
     keras.models.load_model(tmp_path / "b.keras")
     stf.transform.load_compact(tmp_path / "c.npz")
     assert (tmp_path / "d.tflite").read_bytes()[4:8] == b"TFL3"
-    for alias in ("saved_model", "tf_saved_model"):
-        stf.export(model, str(tmp_path / alias), format=alias, print_fn=None)
-        assert (tmp_path / alias / "saved_model.pb").is_file()
+    for name, alias in (("f", "saved_model"), ("v1.2", "tf_saved_model")):
+        stf.export(model, str(tmp_path / name), format=alias, print_fn=None)
+        assert (tmp_path / name / "saved_model.pb").is_file()
     stf.export(model, tmp_path / "e.tflite", format="litert", print_fn=None)
 
 
