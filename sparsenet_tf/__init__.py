@@ -28,3 +28,12 @@ from sparsenet_tf.version import __version__ as __version__
 from sparsenet_tf.visualization import plot_masks as plot_masks
 from sparsenet_tf.visualization import plot_sparsity as plot_sparsity
 from sparsenet_tf.visualization import plot_topology as plot_topology
+
+
+def __getattr__(name):
+    # Called for names that are not there: those of other packages, or a level deeper.
+    import sys
+
+    from sparsenet_tf.missing_names import explain
+
+    raise AttributeError(explain(sys.modules[__name__], name))

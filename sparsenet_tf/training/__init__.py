@@ -21,3 +21,7 @@ def __getattr__(name):
 
         return fit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), "fit"])

@@ -1,9 +1,9 @@
 """Kernels that Keras has quantized: integers, in int4 two of them in a byte.
 
-`keras.Model.quantize` replaces the kernels of Dense, EinsumDense and embedding layers by
-integers that cannot be trained, so that `layers.tree` does not find them. (A layer
-quantized to float8 keeps its kernel.) A weight that was zero is the integer 0, or, where
-Keras quantizes blocks of a kernel, the zero point of its block.
+`keras.Model.quantize` replaces the kernels of Dense, EinsumDense and embedding layers
+by integers that cannot be trained, so that `layers.tree` does not find them. (A layer
+quantized to float8 keeps its kernel.) A weight that was zero is the integer 0, or,
+where Keras quantizes blocks of a kernel, the zero point of its block.
 """
 
 import dataclasses
