@@ -226,7 +226,6 @@ PLACES = {
     "SparseDense": "sparsenet_tf.layers.SparseDense",
     "RadixNet": "sparsenet_tf.topology.RadixNet",
     "load_compact": "sparsenet_tf.transform.load_compact",
-    "fit": "sparsenet_tf.training.fit",
     "from_tfmot": "sparsenet_tf.interop.tfmot.from_tfmot",
     "lenet_300_100": "sparsenet_tf.experiments.lenet_300_100",
     "sparsfy": "sparsenet_tf.sparsify",
@@ -279,7 +278,18 @@ def test_the_names_of_every_example_are_at_the_top():
     ):
         assert getattr(stf, name) is getattr(stf.pruning, name)
         assert name in dir(stf)
-    assert "fit" in dir(stf.training)
+
+
+def test_the_loop_is_seen_where_it_runs():
+    import keras
+
+    import sparsenet_tf as stf
+
+    runs = keras.backend.backend() == "tensorflow"
+    assert ("fit" in dir(stf.training)) == runs
+    with pytest.raises(AttributeError) as caught:
+        stf.fit  # noqa: B018
+    assert ("it is `sparsenet_tf.training.fit`" in str(caught.value)) == runs
 
 
 def test_asking_for_a_missing_name_imports_nothing():

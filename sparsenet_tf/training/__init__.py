@@ -24,4 +24,5 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted([*globals(), "fit"])
+    late = ["fit"] if keras.backend.backend() == "tensorflow" else []
+    return sorted([*globals(), *late])

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.pruning.callback import PruningCallback
-from sparsenet_tf.topology.checks import check_integer, check_path
+from sparsenet_tf.topology.checks import check_integer, check_path, shown
 from sparsenet_tf.transform.summary import summary
 from sparsenet_tf.visualization.mask_image import mask_images
 
@@ -76,7 +76,8 @@ class SparsityLogger(keras.callbacks.Callback):
             update_freq = check_integer(update_freq, "update_freq", 1)
         if pruning is not None and not isinstance(pruning, PruningCallback):
             raise TypeError(
-                f"`pruning` must be a PruningCallback or None. Received: {pruning!r}"
+                "`pruning` must be a PruningCallback or None. Received: "
+                f"{shown(pruning)}"
             )
         self.update_freq = update_freq
         self.pruning = pruning

@@ -12,7 +12,7 @@ import tempfile
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.replace import is_copyable, sparse_kernels
-from sparsenet_tf.topology.checks import check_path
+from sparsenet_tf.topology.checks import check_path, shown
 from sparsenet_tf.transform.compact import (
     compact_arrays,
     dense_arrays,
@@ -210,7 +210,7 @@ def _check_format(format, path):
     format = names.get(format, format) if isinstance(format, str) else format
     if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(
-            f"`format` must be one of {tuple(FORMATS)}. Received: {format!r}"
+            f"`format` must be one of {tuple(FORMATS)}. Received: {shown(format)}"
         )
     end = FORMATS[format][0]
     if path.suffix != end and (end or path.suffix in ends):

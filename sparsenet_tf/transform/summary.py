@@ -9,6 +9,7 @@ from keras import ops
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.units import unit_axes
+from sparsenet_tf.topology.checks import shown
 from sparsenet_tf.transform.quantized import quantized_kernels
 
 _COLUMNS = (
@@ -188,7 +189,8 @@ def check_print(print_fn):
     """Raise a TypeError unless `print_fn` is None or can be called."""
     if print_fn is not None and not callable(print_fn):
         raise TypeError(
-            f"`print_fn` must be a function of a text, or None. Received: {print_fn!r}"
+            "`print_fn` must be a function of a text, or None. Received: "
+            f"{shown(print_fn)}"
         )
 
 
