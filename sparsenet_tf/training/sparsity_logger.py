@@ -34,7 +34,8 @@ class SparsityLogger(keras.callbacks.Callback):
     They are written when training begins, then every `update_freq`, and when it ends.
     Each time takes about a tenth of a second for a million weights, most of it for
     pictures. TensorFlow writes the files, with any backend of Keras; the package
-    tensorboard is only needed to look at them: `tensorboard --logdir LOG_DIR`.
+    tensorboard (`pip install tensorboard`) is only needed to look at them, by
+    `tensorboard --logdir LOG_DIR`, and by `keras.callbacks.TensorBoard`.
 
     Args:
         log_dir: folder, which is made if need be.
