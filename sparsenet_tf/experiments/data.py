@@ -332,6 +332,6 @@ def _read_tfds(name):
         raise kind(
             f"TensorFlow Datasets could not load {name!r} ({type(error).__name__}: "
             f"{error}). It needs `pip install tensorflow-datasets importlib_resources` "
-            "and, the first time, a network. Else pass `data_dir=`, a folder that holds "
-            f"{files}, or use 'mnist_5k', which ships with the package."
+            "and, the first time, a network. Else pass `data_dir=`, a folder that "
+            f"holds {files}, or use 'mnist_5k', which ships with the package."
         ) from error

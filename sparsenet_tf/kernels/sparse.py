@@ -181,10 +181,11 @@ def warn_without_native():
         return
     if native.has_only_cpus():
         warnings.warn(
-            "Our own operations are not built for this TensorFlow, so sparse layers "
-            "use its products, which are slower. `python -m "
-            "sparsenet_tf.kernels.native.build` builds them where there is a C++ "
-            "compiler.",
+            "Our own operations are not built for this TensorFlow in the package "
+            f"{native.package_folder()}, so sparse layers use TensorFlow's products, "
+            "which are slower. `python -m sparsenet_tf.kernels.native.build` builds "
+            "them, in a few minutes, where there is a C++ compiler; it says for which "
+            "packages it has.",
             stacklevel=2,
         )
 

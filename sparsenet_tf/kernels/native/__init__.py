@@ -162,6 +162,15 @@ def has_only_cpus():
     )
 
 
+def package_folder():
+    """Where the package is that is imported here: a clone, or an installed copy.
+
+    >>> (package_folder() / "layers").is_dir()
+    True
+    """
+    return pathlib.Path(__file__).resolve().parents[2]
+
+
 def library_path(tensorflow_version):
     """Where the library for that version is: each needs one of its own."""
     return pathlib.Path(__file__).with_name(f"_ops_tf{tensorflow_version}.so")
