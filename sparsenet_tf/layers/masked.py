@@ -404,6 +404,23 @@ class StoredMasks(keras.layers.Layer):
                 masked.loading = False
 
 
+def config_without_masks(config):
+    """A config with the layers inside its `Masked` wrappers in place of these.
+
+    >>> config = {"layer": keras.saving.serialize_keras_object(
+    ...     Masked(keras.layers.Dense(3)))}
+    >>> config_without_masks(config)["layer"]["class_name"]
+    'Dense'
+    """
+    if isinstance(config, dict):
+        if config.get("registered_name") == "sparsenet_tf>Masked":
+            return config_without_masks(config["config"]["layer"])
+        return {key: config_without_masks(value) for key, value in config.items()}
+    if type(config) in (list, tuple):
+        return type(config)(config_without_masks(item) for item in config)
+    return config
+
+
 def _with_masks_decoded(config):
     config = dict(config)
     mask = config.get("mask")
