@@ -8,6 +8,7 @@ from sparsenet_tf import training as training
 from sparsenet_tf import transform as transform
 from sparsenet_tf import visualization as visualization
 from sparsenet_tf.layers import sparsify as sparsify
+from sparsenet_tf.pruning import AtFinalSparsity as AtFinalSparsity
 from sparsenet_tf.training import SparsityLogger as SparsityLogger
 from sparsenet_tf.training import retrain_from_scratch as retrain_from_scratch
 from sparsenet_tf.transform import export as export

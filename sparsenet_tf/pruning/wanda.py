@@ -8,10 +8,11 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.loss_gradients import as_float, batches, check_data
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Wanda:
+class Wanda(NotACallback, place="criterion"):
     """Scores a weight by its magnitude times the norm of the input that it is for.
 
     With the norm taken over all examples (and places, in an image or a sequence)::
