@@ -133,7 +133,12 @@ def _how_to_mask(model):
             "`model = stf.to_dense(model)` gives masked layers back; then compile it"
         )
     if not model.built:
-        return "build it first, then use `model = stf.sparsify(model)`, and compile it"
+        masked = any(tree.is_masked(layer) for _, layer in tree.walk(model))
+        return (
+            "it is not built, and has no kernels yet. Build it first, by "
+            "`model.build(input_shape)` or with a `keras.Input` in front"
+            + ("" if masked else "; then use `model = stf.sparsify(model)`")
+        )
     return (
         "use `model = stf.sparsify(model)`, which returns a new model, then compile "
         "and fit that"
