@@ -8,6 +8,7 @@ from sparsenet_tf import training as training
 from sparsenet_tf import transform as transform
 from sparsenet_tf import visualization as visualization
 from sparsenet_tf.layers import sparsify as sparsify
+from sparsenet_tf.pruning import AtFinalSparsity as AtFinalSparsity
 from sparsenet_tf.pruning import ConstantSparsity as ConstantSparsity
 from sparsenet_tf.pruning import PolynomialDecay as PolynomialDecay
 from sparsenet_tf.pruning import PruningCallback as PruningCallback

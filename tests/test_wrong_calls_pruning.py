@@ -21,6 +21,7 @@ from sparsenet_tf.pruning import (
     NM,
     SET,
     SNIP,
+    AtFinalSparsity,
     Blocks,
     ConstantSparsity,
     CosineDecay,
@@ -121,6 +122,18 @@ def of_dynamic(*arguments):
 
 
 OF_PRUNING = {
+    AtFinalSparsity: [
+        ("a schedule", "pruning", lambda f: f(ONCE, keras.callbacks.History())),
+        ("no callbacks", "callbacks", lambda f: f(PruningCallback(ONCE), [])),
+        ("a name", "callbacks", lambda f: f(PruningCallback(ONCE), "best")),
+        (
+            "without its PruningCallback",
+            "pruning",
+            lambda f: fit(
+                "masked", f(PruningCallback(ONCE), keras.callbacks.History())
+            ),
+        ),
+    ],
     PolynomialDecay: [
         ("all pruned", "final_sparsity", lambda f: f(0.0, 1.0, 0, 10)),
         ("NaN", "initial_sparsity", lambda f: f(NAN, 0.5, 0, 10)),

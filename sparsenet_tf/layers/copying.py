@@ -281,8 +281,17 @@ def _masks(model):
 
 def clone_layer(path, layer):
     """A new layer, not built, from the config of `layer`, with the same names."""
+    return make_again(path, layer, lambda config: config)
+
+
+def make_again(path, layer, change):
+    """As `clone_layer`, from what the function `change` makes of the config.
+
+    Raises:
+        CannotCopyError: the layer's class cannot make it from its config.
+    """
     try:
-        new = from_own_config(layer, layer.get_config())
+        new = from_own_config(layer, change(layer.get_config()))
     except Exception as error:
         raise _cannot_copy(path, layer, error) from error
     copy_names(layer, new)

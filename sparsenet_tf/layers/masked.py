@@ -351,6 +351,8 @@ class Masked(keras.layers.Wrapper):
                 if has_lora(masked.owner):
                     stack.enter_context(masked.gradient_masked())
             self.layer.save_own_variables(store)
+        for masked in self.kernels.values():
+            masked.saved_mask_count = int(masked.mask_value().sum())
 
     def load_own_variables(self, store):
         """Load what the layer stored; masks follow, where there are any."""

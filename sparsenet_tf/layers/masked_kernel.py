@@ -39,6 +39,8 @@ class MaskedKernel:
         unguarded: models whose training function may have been traced without guard.
         mask_seen: the mask's value in the latest forward pass, if that was stateless.
         loading: whether weights are being loaded whose mask is yet to come.
+        saved_mask_count: how many weights were kept when they were last saved; None if
+            they were not, or not since `PruningCallback` began.
     """
 
     kernel: keras.Variable
@@ -52,6 +54,7 @@ class MaskedKernel:
     unguarded: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
     mask_seen: object = None
     loading: bool = False
+    saved_mask_count: object = None
     _read_as: list = dataclasses.field(default_factory=list)
 
     def constrain(self, values=None):

@@ -1,5 +1,6 @@
 """When to prune, how much, and which weights."""
 
+from sparsenet_tf.pruning.at_final_sparsity import AtFinalSparsity as AtFinalSparsity
 from sparsenet_tf.pruning.callback import PruningCallback as PruningCallback
 from sparsenet_tf.pruning.cosine_decay import CosineDecay as CosineDecay
 from sparsenet_tf.pruning.criteria import Random as Random

@@ -8,8 +8,7 @@ from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.scheduled import ScheduledUpdates
 from sparsenet_tf.pruning.schedules import as_schedule
 from sparsenet_tf.pruning.scope import check_scope
-from sparsenet_tf.pruning.slots import clear_slots
-from sparsenet_tf.pruning.steps import optimizer_step
+from sparsenet_tf.pruning.slots import clear_slots_of
 from sparsenet_tf.pruning.update import (
     check_criterion,
     check_structure,
@@ -64,7 +63,8 @@ class PruningCallback(ScheduledUpdates):
             weights are NaN or infinite.
 
     Warns:
-        UserWarning: training ended before the schedule did; a kernel lost all weights.
+        UserWarning: training ended before the schedule did; a kernel lost all weights;
+            files were saved, but none of the model at its final sparsity.
 
     Source: Zhu and Gupta, arXiv 1710.01878, section 3; Alford et al., section II.A,
     who update every 200 steps.
@@ -104,15 +104,24 @@ class PruningCallback(ScheduledUpdates):
         """Whether the criterion looks at the weights after every step."""
         return hasattr(self.criterion, "observe")
 
+    @property
+    def has_ended(self):
+        """Whether the model has been pruned to the schedule's final sparsity."""
+        final = self.schedule.final_sparsity
+        return self._updated_at is not None and self.schedule(self._updated_at) >= final
+
     def begin(self, exclude):
         """Find the masked kernels; the update of this step is yet to be made."""
         check_scope(self.scope, self.model)
         self._kernels = prunable_kernels(self.model, exclude)
+        self.claim(self._kernels)
         masks = {path: masked.mask_value() for path, masked in self._kernels.items()}
         self.sparsity = sparsity_of(masks.values())
         for path, mask in masks.items():  # whatever was assigned to them since
             self._kernels[path].set_mask(mask, guard=False)
         self.guards.lower(self.model, self._kernels.values())
+        for masked in self._kernels.values():
+            masked.saved_mask_count = None
         if self.observes_steps:
             self.criterion.begin(self._kernels)
 
@@ -135,20 +144,40 @@ class PruningCallback(ScheduledUpdates):
             self.schedule.final_sparsity,
         )
         self.sparsity = sparsity_of(masks.values())
-        clear_slots(self.model.optimizer, self._kernels.values())
+        clear_slots_of(self.model, self._kernels.values())
         return {path: sparsity_of([mask]) for path, mask in masks.items()}
 
     def on_train_end(self, logs=None):
-        """Warn if the schedule has not ended."""
+        """Warn if the schedule has not ended, or if no file has the pruned model."""
         super().on_train_end(logs)
         final = self.schedule.final_sparsity
-        if self._updated_at is None or self.schedule(self._updated_at) < final:
+        if self.has_ended:
+            self._warn_of_denser_files()
+        else:
+            step = self._steps.read_now(self.model)
             warnings.warn(
-                f"Training ended at step {optimizer_step(self.model)} before the "
+                f"Training ended at step {step} before the "
                 f"pruning schedule did: the sparsity reached is {self.sparsity:.4f}, "
                 f"its final one {final:.4f}. Train longer, or call `fit` again to go "
                 "on.",
                 stacklevel=2,
+            )
+
+    def _warn_of_denser_files(self):
+        kernels = self._kernels.values()
+        saved = [masked.saved_mask_count for masked in kernels]
+        if None in saved:
+            return
+        size = sum(masked.mask_value().size for masked in kernels)
+        sparsity = 1 - sum(saved) / size
+        if sparsity < self.sparsity:
+            warnings.warn(
+                "The model was saved during training, but not after it was pruned to "
+                f"its final sparsity {self.sparsity:.4f}: the last file has sparsity "
+                f"{sparsity:.4f}. If a `ModelCheckpoint(save_best_only=True)` wrote "
+                "it, pass that as `stf.AtFinalSparsity(pruning, checkpoint)`, which "
+                "looks only at models of the final sparsity.",
+                stacklevel=3,
             )
 
     def get_config(self):

@@ -11,7 +11,7 @@ from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.sparse_dense import taken
 from sparsenet_tf.pruning.slots import clear_slots, slots_of
-from sparsenet_tf.pruning.update import finite_values, score
+from sparsenet_tf.pruning.update import finite_values, frozen_of, score
 from sparsenet_tf.topology import SparsePattern
 
 
@@ -21,6 +21,7 @@ class MaskedConnections:
     def __init__(self, path, masked):
         self.path, self.masked = path, masked
         self.shape = tuple(masked.kernel.shape)
+        self.kernel, self.holder = masked.kernel, masked
 
     def positions(self):
         """Positions of the connections, rising."""
@@ -32,7 +33,7 @@ class MaskedConnections:
         found = score(None, {}, {self.path: values}, criterion, "drop")[self.path]
         return found.ravel()[positions]
 
-    def move(self, kept, new, optimizer):
+    def move(self, kept, new, optimizers):
         """Connect positions that were and `new` ones, with zero weights and slots."""
         old = self.masked.kernel_value().ravel()
         mask, value = np.zeros(old.shape, bool), np.zeros_like(old)
@@ -41,7 +42,8 @@ class MaskedConnections:
         # The slots of what the old mask hid are zero.
         shaped = mask.reshape(self.shape), value.reshape(self.shape)
         self.masked.set_mask(*shaped, guard=False)
-        clear_slots(optimizer, [self.masked])
+        for optimizer in optimizers:
+            clear_slots(optimizer, [self.masked])
 
 
 class NonzeroConnections:
@@ -49,6 +51,7 @@ class NonzeroConnections:
 
     def __init__(self, path, layer):
         self.path, self.layer = path, layer
+        self.kernel, self.holder = layer.kernel, layer
         self.shape = tuple(layer.dense_shape)
 
     def positions(self):
@@ -63,12 +66,16 @@ class NonzeroConnections:
         found = score(None, {}, {self.path: values}, criterion, "drop")[self.path]
         return found[self.layer.pattern.by_input[2]]
 
-    def move(self, kept, new, optimizer):
+    def move(self, kept, new, optimizers):
         """Connect positions that were and `new` ones, with zero weights and slots."""
         edges = np.divmod(np.concatenate([kept, new]), self.shape[1])
         source = self.layer.set_pattern(SparsePattern.from_edges(*self.shape, *edges))
-        for _, slot in slots_of(optimizer, self.layer.kernel):
-            slot.assign(taken(to_numpy(slot), source))
+        seen = set()  # A `LossScaleOptimizer` has those of the optimizer inside it.
+        for optimizer in optimizers:
+            for _, slot in slots_of(optimizer, self.layer.kernel):
+                if id(slot) not in seen:
+                    slot.assign(taken(to_numpy(slot), source))
+                seen.add(id(slot))
 
 
 def find_connections(model, exclude=()):
@@ -87,6 +94,8 @@ def find_connections(model, exclude=()):
             path = f"{path}/kernel"
             found[path] = NonzeroConnections(path, layer)
     kept = {p: c for p, c in found.items() if not tree.matches(p, exclude)}
+    frozen = frozen_of({path: c.kernel for path, c in kept.items()})
+    kept = {path: c for path, c in kept.items() if path not in frozen}
     if not any(c.positions().size < np.prod(c.shape) for c in kept.values()):
         raise ValueError(
             "`model` must have sparse kernels whose connections can be exchanged: "

@@ -4,11 +4,12 @@ import math
 
 import keras
 
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_integer, check_number
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class CosineDecay:
+class CosineDecay(NotACallback, place="fraction"):
     """The share of each kernel's connections to exchange, falling along a cosine.
 
     For a step `t` in `[begin_step, end_step]`::

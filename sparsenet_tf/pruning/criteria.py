@@ -5,6 +5,7 @@ import zlib
 import keras
 import numpy as np
 
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_integer
 
 
@@ -29,7 +30,7 @@ def magnitude(weights):
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Random:
+class Random(NotACallback, place="criterion"):
     """Scores that are drawn at random, uniform in [0, 1), whatever the weights are.
 
     A kernel's scores depend on the seed and the kernel's path alone, so that a run

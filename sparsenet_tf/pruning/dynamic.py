@@ -8,8 +8,8 @@ from sparsenet_tf.pruning.connections import (
     NonzeroConnections,
     find_connections,
 )
+from sparsenet_tf.pruning.optimizers import optimizers_of
 from sparsenet_tf.pruning.scheduled import ScheduledUpdates
-from sparsenet_tf.pruning.steps import optimizer_step
 from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import highest
 
@@ -51,6 +51,7 @@ class DynamicTraining(ScheduledUpdates):
     def begin(self, exclude):
         """Find the kernels; an update of this very step was made before."""
         self.connections = find_connections(self.model, exclude)
+        self.claim({path: c.holder for path, c in self.connections.items()})
         count = {p: c.positions().size for p, c in self.connections.items()}
         size = sum(np.prod(c.shape) for c in self.connections.values())
         self.sparsity = float(1 - sum(count.values()) / size)
@@ -58,7 +59,7 @@ class DynamicTraining(ScheduledUpdates):
             masked.set_mask(masked.mask_value(), guard=False)
         self.guards.lower(self.model, self._masked())
         self._let_patterns_change()
-        return self.schedule.last_update(optimizer_step(self.model))
+        return self.schedule.last_update(self._steps.read)
 
     def get_config(self):
         """The arguments that all methods have."""
@@ -102,7 +103,7 @@ class DynamicTraining(ScheduledUpdates):
         if not any(counts.values()):
             return counts
         grown = self.grow(kept, counts, due)
-        numbers = {}
+        numbers, optimizers = {}, optimizers_of(self.model)
         for path, connections in self.connections.items():
             # By sorting, which is fast for what is sorted already.
             known = np.isin(grown[path], before[path], assume_unique=True, kind="sort")
@@ -110,7 +111,7 @@ class DynamicTraining(ScheduledUpdates):
             new = grown[path][~known]
             numbers[path] = new.size
             if new.size:
-                connections.move(old, new, self.model.optimizer)
+                connections.move(old, new, optimizers)
         if any(layer.pattern_is_constant for layer in self._layers()):
             _trace_again(self.model)
         return numbers

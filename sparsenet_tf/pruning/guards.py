@@ -4,7 +4,7 @@ import keras
 
 from sparsenet_tf.kernels.masked_identity import native_is_usable
 from sparsenet_tf.layers import tree
-from sparsenet_tf.pruning.slots import clear_slots, is_elementwise
+from sparsenet_tf.pruning.slots import clear_slots_of, is_elementwise
 
 
 def lower_guards(model, masked_kernels):
@@ -20,7 +20,7 @@ def lower_guards(model, masked_kernels):
         model: a compiled model whose training has not begun.
         masked_kernels: collection of its `MaskedKernel`.
     """
-    clear_slots(model.optimizer, masked_kernels)
+    clear_slots_of(model, masked_kernels)
     known = trains_as_keras(model) and tree.is_made_of_keras_layers(model)
     if not (known and is_elementwise(model.optimizer)):
         for masked in masked_kernels:

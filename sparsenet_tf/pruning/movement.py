@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from sparsenet_tf.pruning.loss_gradients import as_float
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Movement:
+class Movement(NotACallback, place="criterion"):
     """Scores a weight by how far training has moved it away from zero.
 
     Summed over the steps that it was there to see::

@@ -8,11 +8,12 @@ from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.layers.sparsify import sparsify
 from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.scope import check_scope
-from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.pruning.slots import clear_slots, clear_slots_of
 from sparsenet_tf.pruning.update import (
     check_criterion,
     check_structure,
     finite_values,
+    frozen_of,
     prunable_kernels,
     prune_kernels,
 )
@@ -89,13 +90,17 @@ def prune_one_shot(
             f"`model` must have kernels to prune. Received: model {model.name!r}, "
             + ("which has none" if model.built else "which is not built")
         )
-    for path, kernel in paths.items():
-        if not tree.matches(path, exclude):
+    wanted = {p: k for p, k in paths.items() if not tree.matches(p, exclude)}
+    if not wanted:
+        raise ValueError(f"`exclude` leaves no kernel to prune of {list(paths)}")
+    frozen = frozen_of(wanted)
+    for path, kernel in wanted.items():
+        if path not in frozen:
             finite_values(path, kernel)
     given, is_masked = model, bool(masked_kernels(model))
     if not is_masked:
         model = sparsify(model, exclude=exclude)
-    kernels = prunable_kernels(model, exclude)
+    kernels = prunable_kernels(model, (*exclude, *frozen))
     before = {path: (m.mask_value(), m.kernel_value()) for path, m in kernels.items()}
     rounds = getattr(criterion, "rounds", 1)
     try:
@@ -108,9 +113,9 @@ def prune_one_shot(
         if model is given and not is_masked:  # which was sparsified in place
             replace_layers(model, lambda path, layer: released(layer))
         raise
-    for known in (optimizer, getattr(model, "optimizer", None)):
-        if known is not None:
-            clear_slots(known, kernels.values())
+    clear_slots_of(model, kernels.values())
+    if optimizer is not None:
+        clear_slots(optimizer, kernels.values())
     for masked in kernels.values():  # There may be optimizers that are not known.
         masked.raise_guard(retrace=True)
     return model

@@ -1,11 +1,13 @@
 """`ScheduledUpdates`: what callbacks that change masks on schedule have in common."""
 
+import weakref
+
 import keras
 
 from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.guards import Guards
-from sparsenet_tf.pruning.steps import Steps, optimizer_step
+from sparsenet_tf.pruning.steps import Steps
 
 
 class ScheduledUpdates(keras.callbacks.Callback):
@@ -55,7 +57,7 @@ class ScheduledUpdates(keras.callbacks.Callback):
         self._steps.begin_epoch()
         # When training began, a callback after this one, such as `BackupAndRestore`,
         # may have gone back to an earlier training.
-        if self._has_begun and optimizer_step(self.model) != self._steps.read:
+        if self._has_begun and self._steps.now(self.model) != self._steps.read:
             self.on_train_begin()
         self._has_begun = False
 
@@ -69,12 +71,37 @@ class ScheduledUpdates(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Report the sparsity."""
+        self.model  # noqa: B018  Keras gives variables their values back with JAX.
+        self._steps.check_advance()
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
     def on_train_end(self, logs=None):
         """Guard masked weights against what else may train them."""
         self.guards.raise_once_traced()
+
+    def claim(self, holders):
+        """Have no other callback of this `fit` change the same connections.
+
+        Args:
+            holders: dict `{path: object}` of what holds each kernel's connections.
+
+        Raises:
+            ValueError: another callback of this `fit` changes them.
+        """
+        for path, holder in holders.items():
+            other = getattr(holder, "_changed_by", lambda: None)()
+            # Callbacks of one `fit` are given the same `params`.
+            in_one_fit = other is not None and other.params is self.params is not None
+            if in_one_fit and other is not self:
+                names = [type(other).__name__, type(self).__name__]
+                raise ValueError(
+                    "`callbacks` must have one callback that changes the connections "
+                    f"of a kernel. Received: {names}, both for {path!r}. Give each an "
+                    "`exclude` with the layers of the other, or use one of them"
+                )
+        for holder in holders.values():
+            object.__setattr__(holder, "_changed_by", weakref.ref(self))
 
     def _update_if_due(self):
         step = self._steps.read_now(self.model)

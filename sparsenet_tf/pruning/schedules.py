@@ -2,12 +2,13 @@
 
 import keras
 
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_integer, check_number
 from sparsenet_tf.topology.selection import check_sparsity
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class PolynomialDecay:
+class PolynomialDecay(NotACallback, place="schedule"):
     """Sparsity that rises along a polynomial, fast at first and then ever slower.
 
     For a step `t` in `[begin_step, end_step]`::
@@ -99,7 +100,7 @@ class PolynomialDecay:
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class ConstantSparsity:
+class ConstantSparsity(NotACallback, place="schedule"):
     """One sparsity from `begin_step` on: pruning at once, then held.
 
     The sparsity at a step `t` is::

@@ -14,10 +14,11 @@ from sparsenet_tf.pruning.loss_gradients import (
     mean_gradients,
     unmasked,
 )
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_number
 
 
-class _FromData:
+class _FromData(NotACallback, place="criterion"):
     """A criterion that holds the examples on which it looks at the loss."""
 
     def __init__(self, x, y, batch_size=256):

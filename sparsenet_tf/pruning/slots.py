@@ -2,6 +2,8 @@
 
 import keras
 
+from sparsenet_tf.pruning.optimizers import optimizers_of
+
 # Optimizers whose update of a weight depends on that weight's own gradients and slots
 # alone (or a scalar), and is zero while these are zero. For any other the kernels stay
 # guarded. So do subclasses of a user, which may update in another way.
@@ -47,6 +49,12 @@ def clear_slots(optimizer, masked_kernels):
         for name, slot in slots_of(optimizer, masked.kernel):
             if elementwise or name in _OF_ANY_OPTIMIZER:
                 slot.assign(slot * masked.mask)
+
+
+def clear_slots_of(model, masked_kernels):
+    """Zero the memory of masked weights in every optimizer of the model."""
+    for optimizer in optimizers_of(model):
+        clear_slots(optimizer, masked_kernels)
 
 
 def slots_of(optimizer, variable):

@@ -10,12 +10,13 @@ takes the place of its inputs. `PruningCallback` and `prune_one_shot` take one a
 import keras
 import numpy as np
 
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import check_sparsity, select_masks
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class NM:
+class NM(NotACallback, place="structure"):
     """At most `n` of each `m` consecutive weights along the inputs are kept.
 
     A group is `m` neighbours along the axis that the layer's product sums over, at one
@@ -118,7 +119,7 @@ class NM:
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Blocks:
+class Blocks(NotACallback, place="structure"):
     """Blocks of weights that are pruned or kept as a whole.
 
     A block has `shape[0]` inputs and `shape[1]` outputs, at one position of a
@@ -196,7 +197,7 @@ class Blocks:
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Units:
+class Units(NotACallback, place="structure"):
     """Whole units: all weights to an output of a Dense layer, or to a filter.
 
     In a depthwise kernel a unit is a channel. A unit's score is the mean of its

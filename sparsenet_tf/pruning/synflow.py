@@ -9,11 +9,12 @@ from keras import ops
 from sparsenet_tf.kernels.gradients import gradients
 from sparsenet_tf.layers import tree
 from sparsenet_tf.pruning.loss_gradients import as_float, kernel_values, kernels_read_as
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 from sparsenet_tf.topology.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class SynFlow:
+class SynFlow(NotACallback, place="criterion"):
     """Scores a weight by the sum over all paths through it of their weights' sizes.
 
     Let R be the sum of the outputs for an input of ones, of the network with the

@@ -104,22 +104,76 @@ def warn_of_collapse(masks, new_masks):
 
 
 def prunable_kernels(model, exclude=()):
-    """Return `{path: MaskedKernel}` without those that `exclude` names.
+    """Return `{path: MaskedKernel}` without those that `exclude` names or are frozen.
 
     Raises:
-        ValueError: the model has no masked kernels, or `exclude` leaves none.
+        ValueError: the model has no masked kernels, `exclude` leaves none, or all that
+            are left are frozen.
+
+    Warns:
+        UserWarning: some are frozen.
     """
     found = masked_kernels(model)
     if not found:
         raise ValueError(
             f"`model` must have masked kernels. Received: model {model.name!r} "
-            "without any; use `sparsenet_tf.sparsify(model)`"
-            + ("" if model.built else ", and build it")
+            f"without any; {_how_to_mask(model)}"
         )
     kept = {p: k for p, k in found.items() if not tree.matches(p, exclude)}
     if not kept:
         raise ValueError(f"`exclude` leaves no kernel to prune of {list(found)}")
-    return kept
+    frozen = frozen_of({path: masked.kernel for path, masked in kept.items()})
+    return {path: masked for path, masked in kept.items() if path not in frozen}
+
+
+def _how_to_mask(model):
+    if any(tree.is_sparse(layer) for _, layer in tree.walk(model)):
+        return (
+            "its sparse layers hold only their nonzeros, as after `stf.to_sparse`. "
+            "`model = stf.to_dense(model)` gives masked layers back; then compile it"
+        )
+    if not model.built:
+        masked = any(tree.is_masked(layer) for _, layer in tree.walk(model))
+        return (
+            "it is not built, and has no kernels yet. Build it first, by "
+            "`model.build(input_shape)` or with a `keras.Input` in front"
+            + ("" if masked else "; then use `model = stf.sparsify(model)`")
+        )
+    return (
+        "use `model = stf.sparsify(model)`, which returns a new model, then compile "
+        "and fit that"
+    )
+
+
+def frozen_of(kernels):
+    """Return the paths of frozen kernels, which stay as they are, and warn of them.
+
+    Args:
+        kernels: dict `{path: variable}`, those to prune.
+
+    Raises:
+        ValueError: all are frozen.
+
+    Warns:
+        UserWarning: some are frozen.
+    """
+    frozen = [path for path, kernel in kernels.items() if not kernel.trainable]
+    if not frozen:
+        return frozen
+    advice = (
+        "To prune such a kernel, set `layer.trainable = True`, prune, and freeze the "
+        "layer again: it keeps its zeros"
+    )
+    if len(frozen) == len(kernels):
+        raise ValueError(
+            "`model` must have kernels that are not frozen, since frozen ones are not "
+            f"pruned. Received: {frozen}, all with trainable=False. {advice}"
+        )
+    warnings.warn(
+        f"Frozen kernels are not pruned: {frozen} have trainable=False. {advice}.",
+        stacklevel=4,
+    )
+    return frozen
 
 
 def sparsity_of(masks):

@@ -8,19 +8,26 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.loss_gradients import as_float, batches, check_data
+from sparsenet_tf.pruning.not_a_callback import NotACallback
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
-class Wanda:
+class Wanda(NotACallback, place="criterion"):
     """Scores a weight by its magnitude times the norm of the input that it is for.
 
     With the norm taken over all examples (and places, in an image or a sequence)::
 
         score = abs(w[..., i, o]) * norm(inputs[..., i])
 
-    for kernels of Dense, convolutions, and EinsumDense with one summed axis. It is
-    meant for a trained model. The authors rank the weights to each output apart; here
-    `scope` says what is ranked together.
+    for kernels of Dense, EinsumDense and convolutions. An input of an EinsumDense may
+    have several indices `i`, as a head and a channel of it in the output projection of
+    a `MultiHeadAttention`. An Embedding is a Dense layer whose inputs are 1 for their
+    token and 0 elsewhere, so that the norm is the square root of the token's count in
+    `x`: the embeddings of tokens that are not in `x` are pruned first. Name the
+    Embedding in `exclude` to keep it.
+
+    It is meant for a trained model. The authors rank the weights to each output apart;
+    here `scope` says what is ranked together.
 
     Args:
         x: inputs, an array or a structure of arrays.
@@ -57,17 +64,17 @@ class Wanda:
                 squares[path] = squares.get(path, 0.0) + value
         found = {}
         for path, (layer, kernel) in owners.items():
-            inputs, _ = unit_axes(layer, kernel)
-            size = kernel.shape[inputs[0]] if len(inputs) == 1 else None
-            norms = np.sqrt(squares[path]) if path in squares else np.empty(0)
-            if len(norms) != size:
+            fits = path in squares and all(
+                size in (1, length)
+                for size, length in zip(squares[path].shape, kernel.shape, strict=True)
+            )
+            if not fits:
                 raise ValueError(
-                    "`criterion` Wanda needs Dense layers and convolutions. Received: "
-                    f"kernel {path!r} of a {type(layer).__name__}; name it in `exclude`"
+                    "`criterion` Wanda needs Dense, EinsumDense and Embedding layers "
+                    f"and convolutions. Received: kernel {path!r} of a "
+                    f"{type(layer).__name__}; name it in `exclude`"
                 )
-            shape = [1] * len(kernel.shape)
-            shape[inputs[0]] = size
-            found[path] = np.abs(as_float(kernel)) * norms.reshape(shape)
+            found[path] = np.abs(as_float(kernel)) * np.sqrt(squares[path])
         return found
 
     def get_config(self):
@@ -85,12 +92,16 @@ class Wanda:
 
 @contextlib.contextmanager
 def _recorded(owners):
-    """A context in which sums of squares of the inputs' channels are kept, by path."""
+    """A context in which the inputs' sums of squares are kept, by path.
+
+    They have the kernel's shape, with 1 for axes that are of outputs alone.
+    """
     seen, patched = {}, []
-    for path, (layer, _) in owners.items():
+    for path, (layer, kernel) in owners.items():
         if len(tree.own_kernels(layer)) == 1:  # Of more, some see other inputs.
             patched.append((layer, vars(layer).get("call")))
-            object.__setattr__(layer, "call", _recording(path, layer, seen))
+            recording = _recording(path, layer, kernel, seen)
+            object.__setattr__(layer, "call", recording)
     try:
         yield seen
     finally:
@@ -100,17 +111,58 @@ def _recorded(owners):
                 object.__setattr__(layer, "call", own)
 
 
-def _recording(path, layer, seen):
-    call, axis = layer.call, -1
-    if getattr(layer, "data_format", None) == "channels_first":
-        axis = 1
+def _recording(path, layer, kernel, seen):
+    call = layer.call
 
     def recording(inputs, *args, **kwargs):
-        if "float" in keras.backend.standardize_dtype(inputs.dtype):  # no lookups
-            x = as_float(inputs)
-            squares = np.square(np.moveaxis(x, axis, -1), dtype="float64")
-            squares = squares.reshape(-1, x.shape[axis]).sum(axis=0)
-            seen[path] = seen.get(path, 0.0) + squares
+        if isinstance(layer, keras.layers.Embedding):
+            squares = _of_embedding(kernel, inputs, *args, **kwargs)
+        elif hasattr(layer, "equation"):
+            squares = _of_einsum(layer.equation, inputs)
+        else:
+            squares = _of_channels(layer, kernel, inputs)
+        seen[path] = seen.get(path, 0.0) + squares
         return call(inputs, *args, **kwargs)
 
     return recording
+
+
+def _of_channels(layer, kernel, inputs):
+    x = as_float(inputs)
+    axis = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+    squares = np.square(np.moveaxis(x, axis, -1), dtype="float64")
+    squares = squares.reshape(-1, x.shape[axis]).sum(axis=0)
+    shape = [1] * len(kernel.shape)
+    shape[unit_axes(layer, kernel)[0][0]] = squares.size
+    return squares.reshape(shape)
+
+
+def _of_embedding(kernel, inputs, reverse=False):
+    """An Embedding is a product with vectors that are 1 for their token, 0 elsewhere.
+
+    A `ReversibleEmbedding` that is called with `reverse=True` multiplies its inputs by
+    the transposed kernel; what it sees in both ways adds up.
+    """
+    if reverse:
+        x = np.square(as_float(inputs), dtype="float64")
+        return x.reshape(-1, x.shape[-1]).sum(axis=0)[np.newaxis]
+    tokens = as_float(inputs).astype("int64").ravel()
+    counts = np.bincount(tokens, minlength=kernel.shape[0])
+    return counts.astype("float64")[:, np.newaxis]
+
+
+def _of_einsum(equation, inputs):
+    """Sums over all axes of the inputs that the kernel does not have."""
+    x = np.square(as_float(inputs), dtype="float64")
+    of_inputs, of_kernel = equation.replace(" ", "").partition("->")[0].split(",")
+    # Axes that "..." stands for are of examples and places.
+    before, dots, after = of_inputs.partition("...")
+    if dots:
+        middle = tuple(range(len(before), x.ndim - len(after)))
+        x, of_inputs = x.sum(axis=middle), before + after
+    kept = [label for label in of_kernel if label in of_inputs]
+    others = tuple(i for i, label in enumerate(of_inputs) if label not in of_kernel)
+    labels = [label for label in of_inputs if label in of_kernel]
+    x = x.sum(axis=others).transpose([labels.index(label) for label in kept])
+    sizes = dict(zip(kept, x.shape, strict=True))
+    return x.reshape([sizes.get(label, 1) for label in of_kernel])

@@ -14,7 +14,7 @@ from sparsenet_tf.pruning.criteria import magnitude
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
 from sparsenet_tf.pruning.schedules import ConstantSparsity
 from sparsenet_tf.pruning.scope import check_scope
-from sparsenet_tf.pruning.slots import clear_slots
+from sparsenet_tf.pruning.slots import clear_slots_of
 from sparsenet_tf.pruning.update import prunable_kernels, prune_kernels, sparsity_of
 from sparsenet_tf.topology.checks import check_integer
 from sparsenet_tf.topology.selection import check_sparsity
@@ -191,14 +191,12 @@ class _Snapshot(keras.callbacks.Callback):
         self.values = [np.array(to_numpy(v)) for v in _state(model)]
 
     def put_back(self, model):
-        for variable, value in zip(_state(model), self.values, strict=True):
-            # As a tensor: of arrays masked kernels warn where weights are lost, which
-            # is the purpose here.
-            variable.assign(keras.ops.convert_to_tensor(value))
         kernels = masked_kernels(model).values()
-        for masked in kernels:
-            masked.set_mask(masked.mask_value(), guard=False)
-        clear_slots(model.optimizer, kernels)
+        masks = {id(masked.kernel): masked.mask_value() for masked in kernels}
+        for variable, value in zip(_state(model), self.values, strict=True):
+            mask = masks.get(id(variable))
+            variable.assign(value if mask is None else value * mask + 0.0)
+        clear_slots_of(model, kernels)
 
 
 def _state(model):

@@ -14,8 +14,8 @@ from sparsenet_tf.layers.copying import (
     clone_layer,
     copy_kept_state,
     copy_names,
-    from_own_config,
     is_plain_graph,
+    make_again,
     own_objects,
 )
 from sparsenet_tf.layers.masked import config_without_masks, masked_kernels
@@ -156,9 +156,11 @@ def clone_reseeded(path, layer, seed):
     """A new layer from the config of `layer`, with seeds from `seed` and its path."""
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
-    config = config_without_masks(layer.get_config())
-    new = from_own_config(layer, reseed(config, f"{seed}/{path}"))
-    copy_names(layer, new)
+    new = make_again(
+        path,
+        layer,
+        lambda config: reseed(config_without_masks(config), f"{seed}/{path}"),
+    )
     _reseed_initializers(new, f"{seed}/{path}")
     return new
 
