@@ -224,7 +224,14 @@ def copy_stored_state(old, new):
     if kind.load_own_variables is not base.load_own_variables and not has_lora(old):
         store = {}
         old.save_own_variables(store)
-        new.load_own_variables({key: _as_stored(v) for key, v in store.items()})
+        try:
+            new.load_own_variables({key: _as_stored(v) for key, v in store.items()})
+        except ValueError as error:
+            raise ValueError(
+                f"Layer {old.name!r} of class {type(old).__name__} could not be copied "
+                f"with its state: {error!s:.500}. Does it, and the model that makes it, "
+                "rebuild itself from `get_config`?"
+            ) from error
     if hasattr(kind, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)

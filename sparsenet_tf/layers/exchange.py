@@ -38,7 +38,9 @@ def exchange_layers(model, replace):
             if new_layers[id(part.layer)] is not part.layer:
                 _set_attributes(part, new_layers)
         else:
-            new_layers[id(part)] = replace(paths[id(part)], part)
+            new = new_layers[id(part)] = replace(paths[id(part)], part)
+            if part.built and not new.built:
+                new.build_from_config(part.get_build_config())
 
     visit(model)
     ids = {i: new for i, new in new_layers.items() if id(new) != i}

@@ -94,14 +94,17 @@ def original_class(model):
 
 
 def config_without_exchanges(model):
-    """The config as the model's own class gives it."""
-    kind = type(model)
+    """The config as the model's own class gives it, of models below it too."""
+    parts = [model, *(part for _, part in tree.walk(model))]
+    kinds = [(part, type(part)) for part in parts if isinstance(part, Remade)]
     # Keras gives a config by itself only if the class of the model has none.
-    model.__class__ = original_class(model)
+    for part, _ in kinds:
+        part.__class__ = original_class(part)
     try:
         return model.get_config()
     finally:
-        model.__class__ = kind
+        for part, kind in kinds:
+            part.__class__ = kind
 
 
 def _has_exchanges(model):

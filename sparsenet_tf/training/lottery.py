@@ -192,7 +192,9 @@ class _Snapshot(keras.callbacks.Callback):
 
     def put_back(self, model):
         for variable, value in zip(_state(model), self.values, strict=True):
-            variable.assign(value)
+            # As a tensor: of arrays masked kernels warn where weights are lost, which
+            # is the purpose here.
+            variable.assign(keras.ops.convert_to_tensor(value))
         kernels = masked_kernels(model).values()
         for masked in kernels:
             masked.set_mask(masked.mask_value(), guard=False)
