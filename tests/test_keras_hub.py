@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
         "`shuffle=True` was passed",
-        r"Layer 'self_attention' \(of type T5MultiHeadAttention\) was passed an input",
+        r"Layer '.*' \(of type T5MultiHeadAttention\) was passed an input",
         "Layer .* does not have a `quantize` method",
     )
 ]
@@ -250,7 +250,8 @@ def fit(model, x, callbacks=(), batches=4):
         lambda out: rng.normal(size=out.shape).astype("float32"), outputs(model, x)
     )
     loss = {name: "mse" for name in y} if isinstance(y, dict) else "mse"
-    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+    # A task's own `compile` adds metrics for labels.
+    keras.Model.compile(model, keras.optimizers.Adam(1e-3), loss, jit_compile=False)
     model.fit(
         x, y, batch_size=2, epochs=batches // 2, callbacks=[*callbacks], verbose=0
     )
@@ -272,8 +273,8 @@ def test_copies_are_what_they_were(make):
         map(tree.is_masked, plain._flatten_layers())
     )
     assert_equal(outputs(plain, x), outputs(pruned, x))
-    with pytest.raises(AssertionError):  # that pruning changed anything
-        assert_equal(outputs(plain, x), wanted, rtol=1e-3, atol=1e-3)
+    for a, b in zip(*map(keras.tree.flatten, (outputs(plain, x), wanted)), strict=True):
+        assert np.abs(a - b).max() > 1e-3 * np.abs(b).max()  # it was pruned
     # The original is left as it is.
     assert_equal(outputs(model, x), wanted, rtol=0, atol=0)
     assert_equal(model.get_weights(), weights, rtol=0, atol=0)
