@@ -13,8 +13,8 @@
 #   make benchmark     what pruning costs, what sparse layers and the loop gain, memory
 #   make clean    remove everything but results/
 
-# The first of these that runs and is Python 3.10, 3.11 or 3.12 is taken.
-PYTHON ?= python3.12 python3.11 python3.10 python3 /usr/bin/python3
+# The first of these that runs and is Python 3.10 to 3.13 is taken.
+PYTHON ?= python3.13 python3.12 python3.11 python3.10 python3 /usr/bin/python3
 VENV ?= .venv
 DEMO_FLAGS ?=
 FIGURE_FLAGS ?=
@@ -40,13 +40,13 @@ figures: $(VENV)/.installed-figures
 	  $(VENV)/bin/python examples/paper_figures.py $(FIGURE_FLAGS)
 
 test: $(VENV)/.installed-tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 slow: $(VENV)/.installed-tests
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -n auto -m slow
 
 test-jax test-torch: test-%: $(VENV)-%/.installed
-	KERAS_BACKEND=$* $(VENV)-$*/bin/python -m pytest
+	KERAS_BACKEND=$* $(VENV)-$*/bin/python -m pytest -n auto
 
 fuzz: $(VENV)/.installed-fuzz
 	TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=. $(VENV)/bin/python \
@@ -80,7 +80,7 @@ clean:
 $(VENV)/.created $(VENV)-jax/.created $(VENV)-torch/.created:
 	@found=; lacking=; \
 	for python in $(PYTHON); do \
-	  $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	  $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	    >/dev/null 2>&1 || continue; \
 	  if $$python -c 'import ensurepip, venv' >/dev/null 2>&1; then \
 	    found=$$python; break; \
@@ -92,8 +92,8 @@ $(VENV)/.created $(VENV)-jax/.created $(VENV)-torch/.created:
 	    "On Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; \
 	elif [ -z "$$found" ]; then \
-	  echo "error: no Python 3.10, 3.11 or 3.12 found among: $(PYTHON)." \
-	    "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  echo "error: no Python 3.10 to 3.13 found among: $(PYTHON)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.13 ..." >&2; \
 	  exit 1; \
 	fi; \
 	echo "Creating $(@D) with $$found"; \

@@ -1,8 +1,14 @@
 """For every test and doctest: quiet TensorFlow, fixed seeds, a clean Keras."""
 
 import os
+from fnmatch import fnmatchcase
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Read when TensorFlow loads.
+# Read when TensorFlow loads.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many workers as cores; more threads would only wait for each other.
+    for name in ("TF_NUM_INTRAOP", "TF_NUM_INTEROP", "OMP_NUM"):
+        os.environ.setdefault(f"{name}_THREADS", "1")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -51,6 +57,26 @@ OF_TENSORFLOW = [
 collect_ignore = ["tests/distributed", "tests/fuzz", "tests/killed"]
 if keras.backend.backend() != "tensorflow":
     collect_ignore += OF_TENSORFLOW
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes what is slow away
+def pytest_collection_modifyitems(config, items):
+    """Makes slow each case of a test that its mark `often` does not name."""
+    unused = {}
+    for item in items:
+        mark = item.get_closest_marker("often")
+        if mark is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        matched = {p for p in mark.args if fnmatchcase(item.callspec.id, p)}
+        unused[test] = unused.get(test, set(mark.args)) - matched
+        if not matched:
+            item.add_marker("slow")
+    # With other backends there may be fewer cases, and some alone may be asked for.
+    if keras.backend.backend() == "tensorflow" and "::" not in str(config.args):
+        wrong = {test: patterns for test, patterns in unused.items() if patterns}
+        if wrong:
+            raise pytest.UsageError(f"`often` names no case of these tests: {wrong}")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,6 +8,10 @@ from sparsenet_tf import training as training
 from sparsenet_tf import transform as transform
 from sparsenet_tf import visualization as visualization
 from sparsenet_tf.layers import sparsify as sparsify
+from sparsenet_tf.pruning import ConstantSparsity as ConstantSparsity
+from sparsenet_tf.pruning import PolynomialDecay as PolynomialDecay
+from sparsenet_tf.pruning import PruningCallback as PruningCallback
+from sparsenet_tf.pruning import prune_one_shot as prune_one_shot
 from sparsenet_tf.training import SparsityLogger as SparsityLogger
 from sparsenet_tf.training import retrain_from_scratch as retrain_from_scratch
 from sparsenet_tf.transform import export as export
@@ -24,3 +28,12 @@ from sparsenet_tf.version import __version__ as __version__
 from sparsenet_tf.visualization import plot_masks as plot_masks
 from sparsenet_tf.visualization import plot_sparsity as plot_sparsity
 from sparsenet_tf.visualization import plot_topology as plot_topology
+
+
+def __getattr__(name):
+    # Called for names that are not there: those of other packages, or a level deeper.
+    import sys
+
+    from sparsenet_tf.missing_names import explain
+
+    raise AttributeError(explain(sys.modules[__name__], name))

@@ -142,6 +142,7 @@ def test_batch_statistics_begin_anew_in_new_models(pruned):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_retraining_moves_the_statistics_and_keeps_the_masks(pruned):
     model, sparse = pruned
     masks = stf.get_masks(sparse)
@@ -187,6 +188,7 @@ def test_layers_that_are_used_twice():
 
 
 @pytest.mark.parametrize("make", ["new", "export"])
+@pytest.mark.often("export")
 def test_copies_that_nobody_trains_have_no_optimizer(make, tmp_path, monkeypatch):
     # A ResNet50 under Adam has 190 MB of slots.
     model = mobilenet(optimizer="adam", loss="mse")

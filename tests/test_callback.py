@@ -121,6 +121,7 @@ def test_step_is_the_optimizers_over_several_fits():
 
 
 @pytest.mark.parametrize("stop", [3, 11, 12, 13, 19])
+@pytest.mark.often("3", "12")
 def test_resumes_from_a_saved_model(stop, tmp_path):
     """Interrupted anywhere in the schedule: the same as without, to the last bit."""
     schedule = PolynomialDecay(0.0, 0.9, begin_step=4, end_step=20, frequency=4)

@@ -54,6 +54,7 @@ def train(model, data, steps):
     ],
     ids=["SGD", "momentum and averages", "Adam", "loss scaling"],
 )
+@pytest.mark.often("Adam")
 def test_a_pruned_lenet_goes_on_as_it_was(optimizer):
     data = load("mnist_5k")
     model = compiled(lenet_300_100(seed=0), optimizer())

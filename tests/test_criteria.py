@@ -220,6 +220,7 @@ def uneven():
 
 
 @pytest.mark.parametrize("kept", [3, 4, 10, 50, 300])
+@pytest.mark.often("3", "50")
 def test_synflow_never_empties_a_layer_while_another_has_two_weights(kept):
     sparsity = 1 - kept / 6220
     model = stf.pruning.prune_one_shot(uneven(), sparsity, SynFlow(), scope="global")
@@ -278,6 +279,21 @@ def test_wanda_by_hand():
     assert_allclose(found, [[5], [2]])
 
 
+class ConvOfAnyCPU(keras.layers.Conv2D):
+    """With channels first where TensorFlow has no such operation: without oneDNN."""
+
+    def convolution_op(self, inputs, kernel):
+        if self.data_format == "channels_last":
+            return super().convolution_op(inputs, kernel)
+        outputs = keras.ops.conv(
+            keras.ops.transpose(inputs, (0, 2, 3, 1)),
+            kernel,
+            padding="valid",
+            data_format="channels_last",
+        )
+        return keras.ops.transpose(outputs, (0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_wanda_takes_the_norm_of_a_convolutions_channels(data_format):
     rng = np.random.default_rng(0)
@@ -285,7 +301,7 @@ def test_wanda_takes_the_norm_of_a_convolutions_channels(data_format):
     norms = np.sqrt((x.astype("float64") ** 2).sum(axis=(0, 1, 2)))
     if data_format == "channels_first":
         x = np.moveaxis(x, -1, 1)
-    layer = keras.layers.Conv2D(4, 3, data_format=data_format, name="conv")
+    layer = ConvOfAnyCPU(4, 3, data_format=data_format, name="conv")
     model = stf.sparsify(keras.Sequential([keras.Input(x.shape[1:]), layer]))
     found = scores_of(Wanda(x, batch_size=4), model)["conv/kernel"]
     kernel = values(masked_kernels(model)["conv/kernel"].kernel)
@@ -381,6 +397,7 @@ def test_scores_change_nothing_of_the_model(name):
 
 @pytest.mark.parametrize("name", [*CRITERIA, "magnitude"])
 @pytest.mark.parametrize("scope", ["layer", "global", "erk"])
+@pytest.mark.often("layer-*", "*-snip")
 def test_each_prunes_to_the_count_at_once_and_on_schedule(name, scope):
     model = two_layers((12, 10, 8))
     criterion = magnitude if name == "magnitude" else made(name, model)

@@ -1,6 +1,9 @@
 import gzip
+import os
+import pathlib
 import pickle
 import struct
+import subprocess
 import sys
 import tracemalloc
 import types
@@ -268,6 +271,8 @@ def test_arguments_are_checked(tmp_path):
 
 def fake_tfds(monkeypatch, load):
     module = types.SimpleNamespace(load=load, as_numpy=lambda arrays: arrays)
+    here = pathlib.Path(__file__).parent  # which exists, as of data prepared before
+    module.builder = lambda name: types.SimpleNamespace(data_path=here)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
 
 
@@ -298,5 +303,90 @@ def test_a_failed_download_says_what_to_do(monkeypatch, name, files):
 
 def test_a_missing_tensorflow_datasets_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"sparsenet_tf\[datasets\].*`data_dir=`"):
+    with pytest.raises(
+        ImportError, match="pip install tensorflow-datasets.*`data_dir=`"
+    ):
         data.load("fashion_mnist")
+
+
+# TensorFlow Datasets itself, which keeps its data in the home folder.
+
+
+def run_at_home(home, script):
+    """Runs a script in a process whose only proxy refuses; gives what it printed."""
+    environ = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"}
+    environ.pop("TFDS_DATA_DIR", None)
+    for scheme in ("http", "https"):
+        environ[f"{scheme}_proxy"] = environ[f"{scheme.upper()}_PROXY"] = (
+            "http://127.0.0.1:9"
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+WITHOUT_NETWORK = """
+import time
+import tensorflow_datasets
+from sparsenet_tf.experiments import load
+for name in ("mnist", "cifar10"):
+    start = time.monotonic()
+    try:
+        load(name)
+    except RuntimeError as error:
+        print(f"{time.monotonic() - start:.0f} {error}")
+"""
+
+
+def test_without_a_network_it_says_so_within_seconds(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    lines = run_at_home(tmp_path, WITHOUT_NETWORK).splitlines()
+    for name, line in zip(("mnist", "cifar10"), lines, strict=True):
+        seconds, message = line.split(" ", 1)
+        assert int(seconds) < 30, line
+        assert f"could not load '{name}' (ConnectionError" in message
+        assert "cannot be reached" in message and "`data_dir=`" in message
+
+
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+# When the published files were compressed, which gzip writes into their headers.
+TIMES = {"t10k": 1504176627, "train": 1504176606}
+COMPARE = f"""
+import hashlib, sys
+import numpy as np
+from sparsenet_tf.experiments import load
+ours, files = load("fashion_mnist"), load("fashion_mnist", {str(FASHION_MNIST)!r})
+for part, count in (("train", 60_000), ("test", 10_000)):
+    found = []
+    for data in (ours, files):
+        x, y = getattr(data, f"x_{{part}}"), getattr(data, f"y_{{part}}")
+        assert x.shape == (count, 28, 28, 1) and x.dtype == "float32", x.shape
+        # TensorFlow Datasets shuffles them.
+        found.append(sorted((hashlib.md5(a).digest(), int(b)) for a, b in zip(x, y)))
+    assert found[0] == found[1]
+print("the same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not FASHION_MNIST.is_dir(),
+    reason="Debian's package dataset-fashion-mnist is not installed: "
+    "apt-get install dataset-fashion-mnist",
+)
+def test_tensorflow_datasets_itself_with_its_checksums(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    manual = tmp_path / "tensorflow_datasets" / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    for path in FASHION_MNIST.glob("*.gz"):
+        # Debian's files differ from the published ones in the header of gzip alone.
+        time = struct.pack("<I", TIMES[path.name.split("-")[0]])
+        name = path.name.removesuffix(".gz").encode() + b"\0"
+        header = b"\x1f\x8b\x08\x08" + time + b"\x00\x03" + name
+        (manual / path.name).write_bytes(header + path.read_bytes()[10:])
+    assert "the same" in run_at_home(tmp_path, COMPARE)

@@ -226,6 +226,7 @@ def test_rigl_by_hand(y, kernel, mask):
     ],
     ids=["SGD", "AdamW"],
 )
+@pytest.mark.often("SGD-SET", "AdamW-RigL")
 def test_counts_zeros_and_slots(kind, optimizer):
     model = build(optimizer())
     callback = method(kind)

@@ -199,6 +199,7 @@ def test_weights_of_a_pattern_that_never_changed_are_saved_as_before(tmp_path):
 
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize("layers", ["all", 0.25])
+@pytest.mark.often("all-SET", "0.25-RigL")
 def test_it_goes_as_with_masks(kind, layers):
     seen = []
     for model in (build_masked(), build(layers=layers)):
@@ -223,6 +224,7 @@ def test_new_connections_begin_at_zero(kind):
 
 
 @pytest.mark.parametrize("implementation", FORMS)
+@pytest.mark.often("auto", "csr")
 def test_all_implementations(implementation):
     model = build()
     for layer in sparse_layers(model):
@@ -305,6 +307,7 @@ def test_updates_do_not_trace_again():
 @pytest.mark.parametrize("make", [build_masked, build])
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.often("0.0-SET-build", "0.9-RigL-build_masked")
 def test_the_compiled_loop(make, kind, momentum):
     model = make(keras.optimizers.SGD(0.05, momentum=momentum))
     counts = [mask.sum() for mask in masks(model)]

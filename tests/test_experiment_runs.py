@@ -184,6 +184,7 @@ def front(seed=0):
 
 @pytest.mark.parametrize("network", ["today", "authors"])
 @pytest.mark.parametrize("model", ["lenet_300_100", "lenet_5"])
+@pytest.mark.often("lenet_300_100-today", "lenet_5-authors")
 def test_cifar10_trains(model, network):
     training = dataclasses.replace(CIFAR10, model=model, network=network)
     dataset = colours()

@@ -192,6 +192,11 @@ def test_subclassed_models_must_be_plain(tmp_path):
         ("m", "pickle", ValueError, "`format` must be one of .*'saved_model'"),
         ("m.h5", "keras", ValueError, "`path` must end in '.keras'"),
         ("m", "npz", ValueError, "`path` must end in '.npz'"),
+        ("m.keras", "saved_model", ValueError, "`path` must have no suffix for"),
+        *(
+            (name, None, ValueError, "'.onnx', '.npz'.*no suffix for a SavedModel")
+            for name in ("m.h5", "m.txt", "m.kears", "m.KERAS", "m.v2")
+        ),
         ("full", None, ValueError, "`path` must not be a folder of something else"),
         ("no/m.npz", None, FileNotFoundError, "`path` must be in an existing folder"),
     ],

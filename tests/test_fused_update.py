@@ -267,6 +267,7 @@ NOT_TAKEN = {
 
 
 @pytest.mark.parametrize("name", NOT_TAKEN)
+@pytest.mark.often("momentum", "clipnorm", "use_ema", "adam", "subclass", "train_step")
 def test_is_not_taken_where_a_step_is_more(taken, name):
     steps = 24 if name == "accumulation" else 12
     model = train(small(**NOT_TAKEN[name]()), steps)
@@ -391,6 +392,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.often("float64", "mixed_bfloat16")
 def test_other_dtypes_train(warm, taken, monkeypatch, policy):
     keras.config.set_dtype_policy(policy)
     model = small()
@@ -463,6 +465,7 @@ AFTERWARDS = {
 
 
 @pytest.mark.parametrize("name", AFTERWARDS)
+@pytest.mark.often("plain, then Adam")
 def test_keras_fit_afterwards_trains_as_ever(warm, ops, monkeypatch, name):
     momentum, afterwards = AFTERWARDS[name]
     x, y = data()

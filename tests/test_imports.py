@@ -218,3 +218,88 @@ def test_no_function_of_the_interface_has_more_than_seven_arguments():
                 if p.kind is not p.VAR_KEYWORD  # which are those of Keras' `fit`
             ]
             assert len(arguments) <= 7, f"{module.__name__}.{name}"
+
+
+PLACES = {
+    "RigL": "sparsenet_tf.pruning.RigL",
+    "Masked": "sparsenet_tf.layers.Masked",
+    "SparseDense": "sparsenet_tf.layers.SparseDense",
+    "RadixNet": "sparsenet_tf.topology.RadixNet",
+    "load_compact": "sparsenet_tf.transform.load_compact",
+    "from_tfmot": "sparsenet_tf.interop.tfmot.from_tfmot",
+    "lenet_300_100": "sparsenet_tf.experiments.lenet_300_100",
+    "sparsfy": "sparsenet_tf.sparsify",
+    "rigl": "sparsenet_tf.pruning.RigL",
+}
+TFMOT = {
+    "prune_low_magnitude": "`sparsify(model)`",
+    "strip_pruning": "`strip(model)`",
+    "prune_scope": "not needed",
+    "UpdatePruningStep": "`PruningCallback(schedule)`",
+    "PruningSummaries": "`SparsityLogger(log_dir)`",
+    "PrunableLayer": "`get_prunable_weights`",
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_name_that_is_elsewhere_says_where(name):
+    import sparsenet_tf as stf
+
+    with pytest.raises(AttributeError, match=f"'{name}'.*`{PLACES[name]}`"):
+        getattr(stf, name)
+
+
+@pytest.mark.parametrize("name", TFMOT)
+def test_names_of_tfmot_say_what_they_are_here(name):
+    import sparsenet_tf as stf
+
+    with pytest.raises(AttributeError) as caught:
+        getattr(stf, name)
+    assert TFMOT[name] in str(caught.value)
+    assert (ROOT / "docs" / "migrate-from-tfmot.md").is_file()
+    assert "docs/migrate-from-tfmot.md" in str(caught.value)
+
+
+def test_other_names_are_missing_as_in_any_module():
+    import sparsenet_tf as stf
+
+    for name in ("qwerty", "__wrapped__", "_private"):
+        assert not hasattr(stf, name)
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'$"):
+            getattr(stf, name)
+
+
+def test_the_names_of_every_example_are_at_the_top():
+    import sparsenet_tf as stf
+
+    for name in (
+        *("ConstantSparsity", "PolynomialDecay", "PruningCallback"),
+        "prune_one_shot",
+    ):
+        assert getattr(stf, name) is getattr(stf.pruning, name)
+        assert name in dir(stf)
+
+
+def test_the_loop_is_seen_where_it_runs():
+    import keras
+
+    import sparsenet_tf as stf
+
+    runs = keras.backend.backend() == "tensorflow"
+    assert ("fit" in dir(stf.training)) == runs
+    with pytest.raises(AttributeError) as caught:
+        stf.fit  # noqa: B018
+    assert ("it is `sparsenet_tf.training.fit`" in str(caught.value)) == runs
+
+
+def test_asking_for_a_missing_name_imports_nothing():
+    script = (
+        "import sys, sparsenet_tf as stf\n"
+        "hasattr(stf, 'qwerty'), hasattr(stf, 'lenet_5')\n"
+        "assert 'sparsenet_tf.experiments' not in sys.modules\n"
+        "from sparsenet_tf import experiments\n"
+        "assert stf.experiments is experiments"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -62,6 +62,7 @@ def fit(model, *callbacks, first=0):
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
 @pytest.mark.parametrize("make", [pruning, exchange])
+@pytest.mark.often("pruning-1", "exchange-5")
 def test_the_next_fit_goes_on_where_it_was(make, batch):
     def begun():
         model = network()

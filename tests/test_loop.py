@@ -63,6 +63,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.often("sgd", "ema", "accumulation", "loss scale")
 def test_trains_as_keras_does(name):
     x, y = data()
     model, other = small(OPTIMIZERS[name]()), small(OPTIMIZERS[name]())
@@ -177,6 +178,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.often("adam", "accumulation")
 def test_frozen_masks_hold(name):
     model = stf.pruning.prune_one_shot(small(OPTIMIZERS[name]()), 0.5)
     fit(model, *data(), steps=5, batch_size=10)

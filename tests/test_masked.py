@@ -124,6 +124,17 @@ def _example(model, shape, rng=None):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.often(
+    "dense",
+    "conv2d_groups",
+    "conv1d_transpose",
+    "separable2d",
+    "gru",
+    "bidirectional",
+    "own",
+    "built_by_call",
+    "nested_model",
+)
 def test_masks_each_kernel_and_trains_as_zero(name):
     make, shape, count = LAYERS[name]
     wrapper = Masked(make())
@@ -142,6 +153,9 @@ def test_masks_each_kernel_and_trains_as_zero(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.often(
+    "dense", "conv2d", "depthwise2d", "lstm", "own", "nested_model", "einsum"
+)
 def test_ones_change_nothing_to_the_last_bit(name):
     make, shape, _ = LAYERS[name]
     first, plain = (keras.Sequential([keras.Input(shape), make()]) for _ in range(2))

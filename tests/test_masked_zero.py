@@ -160,11 +160,21 @@ def test_compiled_by_pytorch():
 @pytest.mark.parametrize(
     "optimizer, execution", in_every_way(OPTIMIZERS, "ema_overwrite")
 )
+@pytest.mark.often(
+    "momentum-*",
+    "adam-*",
+    "ftrl-*",
+    "adafactor-*",
+    "ema_overwrite-*",
+    "accumulation-*",
+    "global_clipnorm-*",
+)
 def test_optimizers(optimizer, execution):
     _fit_dense_then_pruned(_model(), OPTIMIZERS[optimizer](), EXECUTIONS[execution])
 
 
 @pytest.mark.parametrize("kernel, execution", in_every_way(KERNELS, "drag", SINGLY))
+@pytest.mark.often("drag-*", "orthogonal-*", "constraint-*")
 def test_regularizers_and_constraints(kernel, execution):
     optimizer = OPTIMIZERS["ema"]()
     _fit_dense_then_pruned(_model(**KERNELS[kernel]), optimizer, EXECUTIONS[execution])
@@ -187,6 +197,9 @@ def test_dtype_policies(policy, execution):
 
 @pytest.mark.parametrize(
     "optimizer, compiled", in_every_way(OPTIMIZERS, "ema", tuple(COMPILED))
+)
+@pytest.mark.often(
+    "momentum-*", "adam-*", "ftrl-*", "ema-*", "accumulation-*", "global_clipnorm-*"
 )
 def test_own_loop(optimizer, compiled):
     """A user's own loop, which the package is told nothing about."""

@@ -11,7 +11,7 @@ import pytest
 
 import sparsenet_tf as stf
 from sparsenet_tf.experiments.models import lenet_300_100
-from sparsenet_tf.kernels import native
+from sparsenet_tf.kernels import native, sparse
 from sparsenet_tf.kernels.masked_identity import masked_identity, native_is_usable
 from sparsenet_tf.kernels.native import build
 
@@ -139,6 +139,94 @@ def test_a_failed_build_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(build.BuildError, match="no-such-flag"):
         build.build(tmp_path / "folder")
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.fixture
+def fake_build(monkeypatch, tmp_path):
+    """The command in a clone, compiling nothing; gives what it was asked to compile."""
+    clone = tmp_path / "clone" / "sparsenet_tf" / "kernels" / "native"
+    clone.mkdir(parents=True)
+    (clone / "ops.cc").write_text("new")
+    compiled = []
+
+    def fake(folder=clone, sources=clone):
+        compiled.append(sources)
+        path = folder / "_ops_tf9.so"
+        path.write_bytes(b"library of " + str(sources).encode())
+        return path
+
+    monkeypatch.setattr(build, "_HERE", clone)
+    monkeypatch.setattr(build, "build", fake)
+    return clone, compiled
+
+
+def installed_copy(monkeypatch, tmp_path, source):
+    folder = tmp_path / "site-packages" / "sparsenet_tf" / "kernels" / "native"
+    folder.mkdir(parents=True)
+    (folder / "ops.cc").write_text(source)
+    monkeypatch.setattr(build, "installed_folder", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["new", "old"])
+def test_the_command_in_a_clone_builds_for_both(
+    fake_build, monkeypatch, tmp_path, capsys, source
+):
+    clone, compiled = fake_build
+    installed = installed_copy(monkeypatch, tmp_path, source)
+    build.main()
+    said = capsys.readouterr().out
+    assert "takes one to three minutes" in said
+    for folder in (clone, installed):
+        assert f"Built {folder / '_ops_tf9.so'}" in said
+        assert (folder / "_ops_tf9.so").is_file()
+    assert compiled == ([clone] if source == "new" else [clone, installed])
+    names = {path.name for path in installed.iterdir()}
+    assert names == {"ops.cc", "_ops_tf9.so"}
+
+
+def test_the_command_says_where_nothing_was_built(
+    fake_build, monkeypatch, tmp_path, capsys
+):
+    clone, _ = fake_build
+    monkeypatch.setattr(build, "installed_folder", lambda: None)
+    build.main()
+    said = capsys.readouterr().out
+    assert f"that Python imports in {clone.parents[2]}" in said
+    assert "In other folders Python finds no sparsenet_tf" in said
+    installed = installed_copy(monkeypatch, tmp_path, "new")
+
+    def refuse(*args):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(build.shutil, "copy2", refuse)
+    with pytest.raises(build.BuildError, match=f"{installed.parents[2]}.*read-only"):
+        build.main()
+
+
+def test_the_command_for_the_package_in_use_says_so_once(
+    fake_build, monkeypatch, capsys
+):
+    clone, compiled = fake_build
+    monkeypatch.setattr(build, "installed_folder", lambda: clone)
+    build.main()
+    assert compiled == [clone] and "elsewhere" not in capsys.readouterr().out
+
+
+def test_the_installed_package_is_what_python_imports_elsewhere(monkeypatch, tmp_path):
+    package = tmp_path / "lib" / "sparsenet_tf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('not imported')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
+    assert build.installed_folder() == package.resolve() / "kernels" / "native"
+
+
+def test_the_warning_names_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "library_path", lambda version: tmp_path / "none.so")
+    where = str(native.package_folder())
+    with pytest.warns(UserWarning, match="Our own operations are not built") as caught:
+        sparse.warn_without_native()
+    assert where in str(caught[0].message)
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def test_native_equals_the_masked_dense_convolution(
     ],
     ids=str,
 )
+@pytest.mark.often("(3, 5, 230)*", "(1, 9, 9)*", "(2, 5, 5)*")
 def test_native_in_shapes_of_each_kind(images, channels, filters, kernel, options):
     Problem(images, channels, filters, kernel, 0.1, **options).check("native")
 

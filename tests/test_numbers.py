@@ -91,11 +91,13 @@ CRITERIA = {
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.often("float16-*", "*-snip")
 def test_criteria_in_every_precision(policy, criterion):
     model = prune_one_shot(network(), 0.8, CRITERIA[criterion]())
     assert_whole(model, 0.8)
 
 
+@pytest.mark.often("float16", "float64", "mixed_bfloat16")
 def test_training_in_every_precision(policy):
     model = stf.sparsify(network())
     schedule = PolynomialDecay(0.0, 0.9, 1, 5, frequency=2)
@@ -123,6 +125,7 @@ LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("movement", "tic
 
 
 @pytest.mark.parametrize("method", ["set", "rigl", *LONG])
+@pytest.mark.often("*-rigl", "float16-*")
 def test_methods_in_every_precision(policy, method):
     model = prune_one_shot(network(), 0.7, Random(0))
     schedule = CosineDecay(0.5, end_step=6, frequency=2)

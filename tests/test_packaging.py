@@ -41,12 +41,12 @@ print("native" if load_ops() else "portable")
 BUILD_NATIVE = "sparsenet_tf.kernels.native.build"
 
 
-def run(*command, **environ):
+def run(*command, cwd=None, **environ):
     """Runs a command, and gives what it printed."""
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environ}
     environ.pop("PYTHONPATH", None)
     command = [str(part) for part in command]
-    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=cwd)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -168,6 +168,16 @@ def test_it_installs_with_all_that_it_needs(built, tmp_path):
     run(*install, wheel)
     assert "portable" in run(python, "-I", "-c", USE)
     assert "Built" in run(python, "-I", "-m", BUILD_NATIVE)
+    assert "native" in run(python, "-I", "-c", USE)
+
+
+@pytest.mark.slow
+def test_the_command_in_a_clone_builds_for_what_is_installed(built, source, tmp_path):
+    _, wheel = built
+    python, install = environment(tmp_path / "venv", sees_ours=True)
+    run(*install, "--no-deps", "--no-index", wheel)
+    said = run(python, "-m", BUILD_NATIVE, cwd=source)
+    assert said.count("Built ") == 2 and str(source) in said
     assert "native" in run(python, "-I", "-c", USE)
 
 

@@ -167,6 +167,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("name", FULL)
+@pytest.mark.often("channels", "groups", "strides", "patches")
 def test_full_connectivity_is_dense(name):
     topology, options = FULL[name]
     source = L.Conv2D(
@@ -191,6 +192,7 @@ def test_full_connectivity_is_dense(name):
 
 
 @pytest.mark.parametrize("name", ["tiles", "drop_inputs", "drop_outputs", "patches"])
+@pytest.mark.often("tiles", "drop_outputs", "patches")
 def test_trains_as_the_masked_convolution(name):
     source = dense_layer(name, activation="tanh")
     copy = dense_layer(name, activation="tanh")
@@ -445,6 +447,7 @@ def test_constraints_hold():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
 @pytest.mark.parametrize("name", ["drop_inputs", "patches"])
+@pytest.mark.often("drop_inputs-*", "patches-float64")
 def test_dtype_policy(name, policy):
     layer = radix_layer(name, dtype=policy)
     compute = keras.DTypePolicy(policy).compute_dtype

@@ -144,6 +144,7 @@ def test_full_connectivity_is_dense(topology, shape):
 
 
 @of_each
+@pytest.mark.often("tiles", "drop_both")
 def test_trains_as_the_masked_dense_layer(topology):
     source = dense_layer(topology, activation="tanh")
     copy = dense_layer(topology, activation="tanh")

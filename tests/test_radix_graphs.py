@@ -22,6 +22,7 @@ from sparsenet_tf.topology import RadixLayer
 
 
 @of_each
+@pytest.mark.often("tiles", "full", "drop_both")
 def test_matmul_in_a_graph_of_unknown_sizes(topology):
     inputs = normal((2, 3, topology.input_size))
     kernel = normal(kernel_shape(topology), seed=1)
@@ -43,6 +44,7 @@ def test_matmul_in_a_graph_of_unknown_sizes(topology):
 
 
 @of_each
+@pytest.mark.often("tiles", "full", "drop_both")
 def test_matmul_compiled(topology):
     inputs = normal((2, 3, topology.input_size))
     kernel = normal(kernel_shape(topology), seed=1)
@@ -56,6 +58,7 @@ def test_matmul_compiled(topology):
 
 @pytest.mark.parametrize("in_tiles", [True, False])
 @of_each
+@pytest.mark.often("tiles-True", "radix_1-False", "full-True", "drop_both-*")
 def test_conv_in_a_graph_of_unknown_sizes(topology, in_tiles):
     channels = 2 * topology.input_size
     inputs = normal((2, 5, 6, channels))
@@ -105,6 +108,7 @@ def test_conv_over_patches_in_a_graph_of_unknown_sizes():
         ("drop_outputs", 2, False),
     ],
 )
+@pytest.mark.often("tiles-*", "drop_outputs-2-True")
 def test_conv_compiled(name, groups, in_tiles):
     topology = TOPOLOGIES[name]
     inputs = normal((2, 5, 6, groups * topology.input_size))

@@ -160,5 +160,5 @@ def test_the_picture_leaves_global_state_alone(tmp_path):
 
 def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"sparsenet_tf\[figures\]"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         files.import_matplotlib()

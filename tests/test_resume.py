@@ -106,6 +106,7 @@ def test_from_the_file_of_a_model_checkpoint(uninterrupted, step):
 
 
 @pytest.mark.parametrize("step", [2, 3, 7])
+@pytest.mark.often("3")
 def test_from_a_weights_file(uninterrupted, step):
     expected, folder = uninterrupted
     resumed = build()
@@ -128,6 +129,7 @@ class Stop(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("backup_first", [True, False])
+@pytest.mark.often("True")
 def test_backup_and_restore(backup_first, tmp_path):
     """Keras' backup goes on where the last epoch ended, whichever callback is first."""
 

@@ -20,6 +20,7 @@ def uninterrupted():
 
 
 @pytest.mark.parametrize("step", [2, 3, 7])
+@pytest.mark.often("3")
 def test_from_a_tensorflow_checkpoint(uninterrupted, step, tmp_path):
     model = build()
     fit(model, 0, step)

@@ -137,6 +137,7 @@ def test_shuffling_and_dropout_differ_between_seeds():
     ],
     ids=["momentum", "adamw", "ftrl", "ema"],
 )
+@pytest.mark.often("momentum", "ema")
 def test_masked_weights_are_zero_after_training_and_others_moved(optimizer):
     model = network(optimizer())
     masks = masks_of(model)

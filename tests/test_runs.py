@@ -106,7 +106,18 @@ def test_numpy_scalars_are_refused(value):
 
 
 @pytest.mark.parametrize(
-    "value", [[1], {"a": 1}, {1}, Path("a"), 1j, b"a", Data, object()], ids=repr
+    "value",
+    [
+        [1],
+        {"a": 1},
+        {1},
+        Path("a"),
+        1j,
+        b"a",
+        Data,
+        pytest.param(object(), id="object"),
+    ],
+    ids=repr,
 )
 def test_other_types_are_refused(value):
     with pytest.raises(TypeError, match="`rate` must be an int, float, str"):
@@ -149,7 +160,9 @@ def test_the_first_writer_s_is_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("bad", [math.nan, np.float32(1), object()], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [math.nan, np.float32(1), pytest.param(object(), id="object")], ids=repr
+)
 def test_what_is_not_json_is_not_written(tmp_path, bad):
     store = Store(tmp_path)
     with pytest.raises((ValueError, TypeError), match="history.json cannot be written"):

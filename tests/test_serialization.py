@@ -153,6 +153,7 @@ def test_a_callback_comes_back_with_its_arguments():
     ],
     ids=["Dense", "Conv2D", "LSTM", "SeparableConv1D"],
 )
+@pytest.mark.often("Dense", "LSTM")
 def test_keras_layer_battery_of_masked(layer, shape, weights, states, seeds):
     plain = layer()
     outputs = plain(np.ones(shape, "float32"))

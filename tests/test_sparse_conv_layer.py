@@ -82,6 +82,7 @@ def test_keras_layer_battery(shape, weights, losses, options):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.often("{}-*", "*-native")
 def test_trains_as_the_masked_convolution(options, way):
     source = conv(**options)
     layer = SparseConv2D.from_dense(source, MASK, implementation=way)

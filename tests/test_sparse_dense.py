@@ -65,6 +65,7 @@ def test_keras_layer_battery(shape, weights, losses, options):
     [MASK, np.ones((16, 9), bool), np.arange(16 * 9).reshape(16, 9) == 5],
     ids=["random", "full", "one"],
 )
+@pytest.mark.often("random-*", "*-native")
 def test_trains_as_the_masked_dense_layer(mask, way):
     source = dense_layer(activation="tanh")
     layer = SparseDense.from_dense(source, mask, implementation=way)

@@ -132,9 +132,12 @@ def test_grouped_conv_dead_units():
 @pytest.mark.parametrize("dtype, size", [("float16", 2), ("bfloat16", 2)])
 def test_bytes_are_those_of_the_dtype(dtype, size):
     model = model_of((10,), layers.Dense(10, name="a", dtype=dtype))
+    # Compressed is never more than dense.
     (row,) = stf.summary(model, print_fn=None).kernels
+    assert row.bytes == row.compressed_bytes == 100 * size
+    (row,) = stf.summary(stf.prune_one_shot(model, 0.9), print_fn=None).kernels
     assert row.bytes == 100 * size
-    assert row.compressed_bytes == row.nonzeros * size + 13
+    assert row.compressed_bytes == 10 * size + 13
 
 
 def test_all_other_weights_are_counted_once():
@@ -179,7 +182,7 @@ def test_no_kernels():
         model_of((3,), layers.BatchNormalization(name="n")), print_fn=None
     )
     assert table.kernels == () and table.nonzeros == 0
-    assert table.sparsity in (0.0, 1.0) and table.bytes == 4 * 3 * 4
+    assert table.sparsity == 0.0 and table.bytes == 4 * 3 * 4
     assert "total" in str(table)
 
 
@@ -200,7 +203,11 @@ def test_table_text():
         "kernel", "shape", "weights", "nonzeros", "sparsity", "dead", "in", "dead",
         "out", "bytes", "compressed",
     ]  # fmt: skip
+    *lines, unmasked, dead_in, dead_out, compressed = lines
     assert lines[1] == lines[-2] == "-" * len(lines[0])
+    assert unmasked.startswith("*  ") and "no mask" in unmasked
+    assert dead_in.startswith("dead in  ") and dead_out.startswith("dead out  ")
+    assert compressed.startswith("compressed  ")
     # Eight rows of 50, the eighth by half: 22 inputs are dead, and no output is.
     assert lines[2].split() == [
         "hidden/kernel", "30x50", "1,500", "375", "75.00%", "22", "0", "6,000", "1,688",
@@ -210,6 +217,23 @@ def test_table_text():
     assert total[0] == "total" and "2,000" in total and "875" in total
     assert "56.25%" in total and "8,240" in total
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
+
+
+def test_notes_are_of_what_is_shown():
+    model = model_of((4,), layers.Dense(5, name="a"))
+    masked, hint = stf.sparsify(model), "PruningCallback(schedule) to fit"
+    assert stf.summary(masked, print_fn=None).all_kept
+    assert hint in str(stf.summary(masked, print_fn=None))
+    assert "no mask" not in str(stf.summary(masked, print_fn=None))
+    for other in (stf.prune_one_shot(model, 0.5), model):
+        assert not stf.summary(other, print_fn=None).all_kept
+        assert hint not in str(stf.summary(other, print_fn=None))
+
+
+def test_repr_is_one_short_line():
+    assert repr(stf.summary(big_model(), print_fn=None)) == (
+        "<Summary: 2 kernels, 56.25% sparse, 8,240 bytes; print() shows a table>"
+    )
 
 
 def test_prints_by_default(capsys):

@@ -126,6 +126,7 @@ def test_importing_the_module_imports_no_tfmot(together):
 
 
 @pytest.mark.parametrize("index", range(len(SCHEDULES)))
+@pytest.mark.often("0")
 def test_schedules_prune_as_much_at_the_same_steps(together, index):
     _, arguments = SCHEDULES[index]
     found = together["schedules"][index]

@@ -9,6 +9,9 @@ import dataclasses
 import gzip
 import importlib.resources
 import math
+import os
+import pathlib
+import urllib.parse
 import zlib
 
 import numpy as np
@@ -29,6 +32,8 @@ _IDX_DTYPES = {
     0x0E: ">f8",
 }
 _IDX_MAX_NDIM = 32  # NumPy 1 has no arrays of more axes.
+# Seconds in which the host of a data set must accept a connection, and answer.
+_PATIENCE = (5, 30)
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
 _CIFAR10_MAX_RECORDS = 10_000
 
@@ -64,7 +69,7 @@ def load(name="mnist_5k", data_dir=None):
             `t10k` (also spelled `.idx`, plain or `.gz`). CIFAR-10: `data_batch_1.bin`
             to `data_batch_5.bin` and `test_batch.bin`, there or in a subfolder
             `cifar-10-batches-bin`. Without it the set comes from TensorFlow Datasets
-            (`pip install sparsenet_tf[datasets]`).
+            (`pip install tensorflow-datasets importlib_resources`).
 
     Returns:
         A `Dataset`.
@@ -284,10 +289,34 @@ def _read_cifar10(folder):
     return read(*(f"data_batch_{i}" for i in range(1, 6))), read("test_batch")
 
 
+def _check_network(builder):
+    """Raise a ConnectionError if files are missing whose host cannot be reached.
+
+    TensorFlow Datasets would find out as well, after minutes of trying again.
+    """
+    if builder.data_path.exists():  # prepared before
+        return
+    import requests  # which TensorFlow Datasets downloads with
+
+    root = pathlib.Path(os.fspath(builder.data_path.parent.parent))
+    # Names of downloaded files differ from those published; their sizes do not.
+    there = {p.stat().st_size for p in (root / "downloads").rglob("*") if p.is_file()}
+    missing = [
+        url for url, info in (builder.url_infos or {}).items() if info.size not in there
+    ]
+    for host in sorted({urllib.parse.urlsplit(url).netloc for url in missing}):
+        url = next(url for url in missing if urllib.parse.urlsplit(url).netloc == host)
+        try:
+            requests.head(url, timeout=_PATIENCE)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise ConnectionError(f"{host} cannot be reached: {error}") from error
+
+
 def _read_tfds(name):
     try:
         import tensorflow_datasets as tfds
 
+        _check_network(tfds.builder(name))
         splits = ["train", "test"]
         parts = tfds.load(name, split=splits, batch_size=-1, as_supervised=True)
         return tfds.as_numpy(parts)
@@ -302,7 +331,7 @@ def _read_tfds(name):
         kind = ImportError if isinstance(error, ImportError) else RuntimeError
         raise kind(
             f"TensorFlow Datasets could not load {name!r} ({type(error).__name__}: "
-            f"{error}). It needs `pip install sparsenet_tf[datasets]` and, the first "
-            f"time, a network. Else pass `data_dir=`, a folder that holds {files}, "
-            "or use 'mnist_5k', which ships with the package."
+            f"{error}). It needs `pip install tensorflow-datasets importlib_resources` "
+            "and, the first time, a network. Else pass `data_dir=`, a folder that "
+            f"holds {files}, or use 'mnist_5k', which ships with the package."
         ) from error

@@ -42,10 +42,11 @@ def from_tfmot(model):
     Args:
         model: a built Sequential or functional model of tf_keras, or the path of one
             that it saved: a `.h5` file, a `.keras` file or a SavedModel folder. A path
-            needs tf_keras and tfmot (`pip install "sparsenet_tf[tfmot]"`), a model in
-            memory nothing more. Nested models, several inputs and outputs and shared
-            layers are kept. Of layers of your own, name the Keras 3 ones in a
-            `keras.saving.custom_object_scope`; it may stand for Keras' layers too.
+            needs tf_keras and tfmot (`pip install tensorflow-model-optimization
+            tf-keras`), a model in memory nothing more. Nested models, several inputs
+            and outputs and shared layers are kept. Of layers of your own, name the
+            Keras 3 ones in a `keras.saving.custom_object_scope`; it may stand for
+            Keras' layers too.
 
     Returns:
         A `keras.Model` (or `keras.Sequential`), not compiled.
@@ -128,7 +129,7 @@ def _load(path):
         except ImportError as error:
             raise ImportError(
                 "Loading a model that tensorflow-model-optimization pruned needs that "
-                'package and tf_keras: pip install "sparsenet_tf[tfmot]", or '
+                "package and tf_keras: "
                 "pip install tensorflow-model-optimization tf-keras, the latter of "
                 f"TensorFlow's own minor version ({error})"
             ) from error

@@ -31,7 +31,9 @@ def masked_identity(kernel, mask, rows_looked_up=False, use_native=False):
     if rows_looked_up:
         return _with_masked_gradient(kernel, mask)
     if use_native and keras.backend.standardize_dtype(kernel.dtype) == "float32":
-        return native.load_ops().sparsenet_masked_identity(value=kernel, mask=mask)
+        native_ops = native.load_ops()  # None while the model is exported after `fit`
+        if native_ops is not None:
+            return native_ops.sparsenet_masked_identity(value=kernel, mask=mask)
     return ops.multiply(kernel, mask)
 
 

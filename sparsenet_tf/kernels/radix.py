@@ -55,7 +55,9 @@ def radix_matmul(inputs, kernel, topology):
         # Row by row of tiles, to which the next tile's part is added.
         size = v * batch * width_out * n
         from_next = ops.reshape(ops.matmul(x, before), (tiles, size))
-        y = ops.reshape(y, (tiles, size)) + ops.roll(from_next, -1, axis=0)
+        # Not `ops.roll`, which TFLite does not have.
+        from_next = ops.concatenate([from_next[1:], from_next[:1]], axis=0)
+        y = ops.reshape(y, (tiles, size)) + from_next
     y = ops.reshape(y, (tiles, v, batch, width_out, n))
     outputs = width_out * topology.nodes
     y = ops.reshape(ops.transpose(y, (2, 3, 0, 4, 1)), (batch, outputs))

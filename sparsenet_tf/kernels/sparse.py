@@ -81,6 +81,8 @@ class SparseProduct:
         """
         x, values = ops.convert_to_tensor(x), ops.convert_to_tensor(values)
         leading = ops.shape(x)[:-1]
+        if implementation in ("native", "csr") and native.is_exporting():
+            implementation = "auto"  # what is written may not be able to run these
         if implementation == "auto":
             static = None if None in x.shape[:-1] else int(np.prod(x.shape[:-1]))
             implementation = choose(self.pattern, static, x.dtype)
@@ -108,6 +110,9 @@ class SparseProduct:
         return ops.matmul(x, write_out(indices, values, shape))
 
     def _held(self, implementation):
+        if native.is_exporting():
+            # In the graph itself, as ONNX needs them, and where they change no more.
+            return _INDICES[implementation](self.pattern)
         if implementation not in self._indices:
             arrays = _INDICES[implementation](self.pattern)
             if self.index_variables is not None:
@@ -164,6 +169,7 @@ def choose(pattern, batch, dtype):
         keras.backend.backend() == "tensorflow"
         and keras.backend.standardize_dtype(dtype) in ("float32", "float64")
         and 0 < pattern.density <= CSR_MOST_DENSITY
+        and not native.is_converting()
     ):
         return "csr"
     return "dense"
@@ -175,10 +181,11 @@ def warn_without_native():
         return
     if native.has_only_cpus():
         warnings.warn(
-            "Our own operations are not built for this TensorFlow, so sparse layers "
-            "use its products, which are slower. `python -m "
-            "sparsenet_tf.kernels.native.build` builds them where there is a C++ "
-            "compiler.",
+            "Our own operations are not built for this TensorFlow in the package "
+            f"{native.package_folder()}, so sparse layers use TensorFlow's products, "
+            "which are slower. `python -m sparsenet_tf.kernels.native.build` builds "
+            "them, in a few minutes, where there is a C++ compiler; it says for which "
+            "packages it has.",
             stacklevel=2,
         )
 

@@ -77,6 +77,8 @@ class SparseConvProduct:
         """
         x, values = ops.convert_to_tensor(x), ops.convert_to_tensor(values)
         check_implementation(implementation)
+        if implementation == "native" and native.is_exporting():
+            implementation = "auto"  # what is written must run without it
         if implementation == "auto":
             implementation = choose(self.pattern, self.groups * self.channels, x.dtype)
         if implementation == "dense":
@@ -113,7 +115,9 @@ class SparseConvProduct:
 
     def _dense(self, x, values):
         shape = self.pattern.input_size, self.pattern.output_size
-        kernel = sparse.write_out(self._dense_indices, values, shape)
+        # In an exported graph itself, as ONNX needs them.
+        indices = self._edges if native.is_exporting() else self._dense_indices
+        kernel = sparse.write_out(indices, values, shape)
         return ops.conv(
             x,
             ops.reshape(kernel, (*self.kernel_size, self.channels, shape[1])),
@@ -148,10 +152,13 @@ class SparseConvProduct:
 
     @functools.cached_property
     def _dense_indices(self):
-        edges = np.stack([self.pattern.inputs, self.pattern.outputs()], axis=1)
         if keras.backend.backend() == "tensorflow":
-            return sparse.constants(edges)[0]
-        return edges
+            return sparse.constants(self._edges)[0]
+        return self._edges
+
+    @property
+    def _edges(self):
+        return np.stack([self.pattern.inputs, self.pattern.outputs()], axis=1)
 
 
 def choose(pattern, channels, dtype):

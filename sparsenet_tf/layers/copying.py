@@ -12,6 +12,10 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked_kernel import has_lora
 
 
+class CannotCopyError(ValueError):
+    """A layer or a model cannot be made again from its own config."""
+
+
 def is_copyable(model):
     """Whether `model` can be copied: it is Sequential or functional, or a subclass."""
     return isinstance(model, (keras.Sequential, Functional))
@@ -90,20 +94,11 @@ def _remade(model):
     """A new model of a class that makes its layers itself."""
     try:
         new = from_own_config(model, model.get_config())
-        same = len(_parts(new)) == len(_parts(model))
+        wrong = "" if len(_parts(new)) == len(_parts(model)) else "other layers"
     except Exception as error:
-        raise ValueError(
-            f"`model` must be able to remake itself from its config. Received: model "
-            f"{model.name!r} of class {type(model).__name__}, whose "
-            f"`from_config(get_config())` failed ({type(error).__name__}: {error}). "
-            "Let its `get_config` return what its `__init__` takes"
-        ) from error
-    if not same:
-        raise ValueError(
-            f"`model` must be able to remake itself from its config. Received: model "
-            f"{model.name!r} of class {type(model).__name__} with {len(_parts(model))} "
-            f"layers, of which `from_config(get_config())` makes {len(_parts(new))}"
-        )
+        raise _cannot_copy(model.name, model, error) from error
+    if wrong:
+        raise _cannot_copy(model.name, model, wrong)
     copy_names(model, new)
     for old, part in zip([model, *_parts(model)], [new, *_parts(new)], strict=True):
         # What was set after the constructor, and is in no config.
@@ -112,6 +107,16 @@ def _remade(model):
         if has_lora(old) and not has_lora(part):
             part.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
     return new
+
+
+def _cannot_copy(path, layer, why):
+    if isinstance(why, Exception):
+        why = f"{type(why).__name__}: {why!s:.300}"
+    return CannotCopyError(
+        f"Layer {path!r} of class {type(layer).__name__} cannot be made again by "
+        f"`from_config(get_config())` ({why}). Let its `get_config` return what its "
+        "`__init__` takes"
+    )
 
 
 def _input_layers(model):
@@ -171,7 +176,7 @@ def copy_weights(source, target):
         tuple(value.shape) != tuple(variable.shape)
         for value, variable in zip(values, new, strict=True)
     ):
-        raise ValueError(
+        raise CannotCopyError(
             f"Model {source.name!r} could not be copied with its weights: it has "
             f"{len(old)} variables and its copy {len(new)}, or their shapes differ. "
             "Do all its layers rebuild themselves from `get_config`?"
@@ -227,10 +232,10 @@ def copy_stored_state(old, new):
         try:
             new.load_own_variables({key: _as_stored(v) for key, v in store.items()})
         except ValueError as error:
-            raise ValueError(
+            raise CannotCopyError(
                 f"Layer {old.name!r} of class {type(old).__name__} could not be copied "
-                f"with its state: {error!s:.500}. Does it, and the model that makes it, "
-                "rebuild itself from `get_config`?"
+                "with its state. Does it, and the model that makes it, rebuild itself "
+                f"from `get_config`? Received: {error!s:.500}"
             ) from error
     if hasattr(kind, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +281,10 @@ def _masks(model):
 
 def clone_layer(path, layer):
     """A new layer, not built, from the config of `layer`, with the same names."""
-    new = from_own_config(layer, layer.get_config())
+    try:
+        new = from_own_config(layer, layer.get_config())
+    except Exception as error:
+        raise _cannot_copy(path, layer, error) from error
     copy_names(layer, new)
     return new
 

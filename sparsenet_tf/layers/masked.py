@@ -138,19 +138,21 @@ class Masked(keras.layers.Wrapper):
         if mask is not None and not isinstance(mask, (dict, list)):
             mask = {None: as_mask(mask)}
         object.__setattr__(self, "_given_masks", mask)
+        # Not the same as `built`: the kernels may be made by the layer's first call.
+        object.__setattr__(self, "has_found_kernels", False)
         if layer.built:
             self.build()
 
     def __call__(self, *args, **kwargs):
         """Build the layer and its masks if need be, then call it."""
-        if not self.built:
+        if not self.has_found_kernels:
             with self._open_name_scope():
                 self._build_layer(args, kwargs)
             self.build()
         return super().__call__(*args, **kwargs)
 
     def _build_layer(self, args, kwargs):
-        if self.layer.built:
+        if _is_wholly_built(self.layer):
             return
         try:
             self.layer(*_symbolic(args), **_symbolic(kwargs))
@@ -176,6 +178,7 @@ class Masked(keras.layers.Wrapper):
             self.kernels[name] = self._attach(name, owner, kernel, given.get(name))
             _refuse_quantization(owner, self.name)
         object.__setattr__(self, "_given_masks", None)
+        object.__setattr__(self, "has_found_kernels", True)
         self.built = True
 
     def _attach(self, name, owner, kernel, values):
@@ -223,7 +226,7 @@ class Masked(keras.layers.Wrapper):
     def _forwards(self, name):
         """Whether a private attribute is one where the layer keeps layers."""
         layer = _inner_layer(self)
-        if layer is None or name.startswith(("__", "_self_")):
+        if layer is None or name.startswith("__"):
             return False
         return _holds_layers(getattr(layer, name, None))
 
@@ -259,7 +262,7 @@ class Masked(keras.layers.Wrapper):
         Raises:
             ValueError: the layer is not built, or as the constructor.
         """
-        if not self.built:
+        if not self.has_found_kernels:
             raise ValueError(
                 f"Layer {self.name!r} must be built before `set_masks` is called. "
                 "Received: masks for a layer that is not built"
@@ -295,7 +298,8 @@ class Masked(keras.layers.Wrapper):
             config["exclude"] = list(self.exclude)
         if not self.masks_depthwise:
             config["depthwise"] = False
-        masks = list(self.masks.values()) if self.built else self._given_masks
+        found = self.has_found_kernels
+        masks = list(self.masks.values()) if found else self._given_masks
         if isinstance(masks, dict):  # not built yet
             config["mask"] = (
                 encode_mask(masks[None])
@@ -337,7 +341,7 @@ class Masked(keras.layers.Wrapper):
         """Build the layer as it was built, then its masks."""
         if not self.layer.built:
             self.layer.build_from_config(config["layer"])
-        if not self.built:
+        if not self.has_found_kernels and _is_wholly_built(self.layer):
             self.build()
 
     def save_own_variables(self, store):
@@ -400,6 +404,23 @@ class StoredMasks(keras.layers.Layer):
                 masked.loading = False
 
 
+def config_without_masks(config):
+    """A config with the layers inside its `Masked` wrappers in place of these.
+
+    >>> config = {"layer": keras.saving.serialize_keras_object(
+    ...     Masked(keras.layers.Dense(3)))}
+    >>> config_without_masks(config)["layer"]["class_name"]
+    'Dense'
+    """
+    if isinstance(config, dict):
+        if config.get("registered_name") == "sparsenet_tf>Masked":
+            return config_without_masks(config["config"]["layer"])
+        return {key: config_without_masks(value) for key, value in config.items()}
+    if type(config) in (list, tuple):
+        return type(config)(config_without_masks(item) for item in config)
+    return config
+
+
 def _with_masks_decoded(config):
     config = dict(config)
     mask = config.get("mask")
@@ -429,6 +450,12 @@ def _inner_layer(wrapper):
     found = vars(wrapper).get("layer")
     # With PyTorch, layers that are attributes are kept in `_modules`.
     return vars(wrapper).get("_modules", {}).get("layer") if found is None else found
+
+
+def _is_wholly_built(layer):
+    """Whether no layer below has kernels yet to be made, by a first call."""
+    parts = [layer, *(part for _, part in tree.walk(layer))]
+    return all(part.built or not tree.might_have_kernels(part) for part in parts)
 
 
 @functools.cache

@@ -129,8 +129,7 @@ class MaskedKernel:
         """
         if self._read_as:  # by a layer that assigns to its kernel while it is called
             return self._assign_while_read(value)
-        in_step = get_stateless_scope() is not None or _is_traced_by_tensorflow()
-        if in_step or self.loading:
+        if self.loading or _is_in_step(self.kernel):
             return _assign_as_usual(self.kernel, value)
         if isinstance(value, np.ndarray) and value.shape == tuple(self.kernel.shape):
             mask = self.mask_value()
@@ -164,7 +163,7 @@ class MaskedKernel:
         Raises:
             ValueError: there are other values than 0 and 1.
         """
-        if get_stateless_scope() is not None or _is_traced_by_tensorflow():
+        if _is_in_step(self.mask):
             return _assign_as_usual(self.mask, value)
         shape = tuple(self.mask.shape)
         if isinstance(value, np.ndarray) or not hasattr(value, "shape"):
@@ -186,7 +185,7 @@ class MaskedKernel:
         mask = self.mask_value()
         _assign_as_usual(self.kernel, np.where(mask, value, np.zeros((), value.dtype)))
         lora_b = _lora_b(self.owner)
-        lora_b.assign(ops.zeros_like(lora_b))
+        lora_b.assign(ops.zeros(lora_b.shape, lora_b.dtype))
 
     def kept(self, value):
         """A value of the kernel, zero where it is masked, in the optimizer's step too.
@@ -276,7 +275,10 @@ def _assign_as_usual(variable, value):
     return type(variable).assign(variable, value)
 
 
-def _is_traced_by_tensorflow():
+def _is_in_step(variable):
+    """Whether a compiled step assigns, or what it returned is put back."""
+    if get_stateless_scope() is not None or variable._value is None:
+        return True  # With JAX, variables have no values while steps run.
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf

@@ -1,10 +1,13 @@
 """Replace layers of a model: a copy where Keras can copy, in place where it cannot."""
 
+import warnings
+
 import keras
 
 from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.copying import (
+    CannotCopyError,
     clone_layer,
     copy_model,
     copy_weights,
@@ -15,7 +18,13 @@ from sparsenet_tf.layers.remade import exchange_and_remember
 
 
 def replace_layers(
-    model, replace, clone=None, remake=None, weights=True, compiled=True
+    model,
+    replace,
+    clone=None,
+    remake=None,
+    weights=True,
+    compiled=True,
+    keep_original=False,
 ):
     """Return `model` with each layer exchanged for what `replace` makes of it.
 
@@ -35,27 +44,47 @@ def replace_layers(
         weights: whether copied models get the state of the original.
         compiled: whether a copied model is compiled as the original is, which takes
             the memory of an optimizer's slots.
+        keep_original: whether to raise an error, rather than change the model in
+            place, if one of its layers cannot be made again from its config.
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: a subclass of a functional model cannot be made from its config.
+        CannotCopyError: a layer cannot be made again from its config, and
+            `keep_original` is True, or `weights` is False.
+
+    Warns:
+        UserWarning: the model is changed in place for that reason.
     """
     tree.check_model(model)
     forget_dead_graphs()  # such as those of a model whose place the new one takes
     if not is_copyable(model):
-        before = {id(v) for v in model.trainable_variables}
-        exchange_and_remember(model, replace)
-        # An optimizer refuses variables that it was not built with.
-        if {id(v) for v in model.trainable_variables} != before:
-            copy_compile(model, model)
-        return model
-    new = copy_model(model, clone or clone_layer, remake)
-    if weights:
-        copy_weights(model, new)
+        return _in_place(model, replace)
+    try:
+        new = copy_model(model, clone or clone_layer, remake)
+        if weights:
+            copy_weights(model, new)
+    except CannotCopyError as error:
+        if keep_original or not weights:
+            raise
+        warnings.warn(
+            f"Model {model.name!r} was changed in place, since it cannot be copied: "
+            f"{error}.",
+            stacklevel=4,
+        )
+        return _in_place(model, replace)
     exchange_and_remember(new, replace)
     if compiled:
         copy_compile(model, new)
     return new
+
+
+def _in_place(model, replace):
+    before = {id(v) for v in model.trainable_variables}
+    exchange_and_remember(model, replace)
+    # An optimizer refuses variables that it was not built with.
+    if {id(v) for v in model.trainable_variables} != before:
+        copy_compile(model, model)
+    return model
 
 
 def copy_compile(model, new):

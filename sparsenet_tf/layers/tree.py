@@ -132,14 +132,15 @@ def might_have_kernels(layer):
 
 
 def is_made_of_keras_layers(model):
-    """Whether all code that runs in `model` is known: Keras' own and this package's.
+    """Whether no layer in `model` reads kernels of others, as Keras' own do not.
 
-    A user's layer, model or function may read kernels of other layers.
+    A user's layer, model or function may, and so does `SpectralNormalization`.
     """
+    readers = keras.layers.Lambda, keras.layers.SpectralNormalization
     parts = [model, *(part for _, part in walk(model))]
     return all(
         type(part).call.__module__.startswith(("keras.", "sparsenet_tf."))
-        and not isinstance(part, keras.layers.Lambda)
+        and not isinstance(part, readers)
         for part in parts
     )
 

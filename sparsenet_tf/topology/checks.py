@@ -3,8 +3,49 @@
 import operator
 import os
 import pathlib
+import reprlib
 
 import numpy as np
+
+# Entries of an array that a message still shows.
+_FEW = 10
+
+
+class _Short(reprlib.Repr):
+    """Arrays by kind, shape and dtype, wherever they are; all else cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 4, 8, 8
+        self.maxstring = self.maxother = self.maxlong = 200
+
+    def repr1(self, x, level):
+        try:
+            shape, dtype = tuple(x.shape), x.dtype
+        except (AttributeError, TypeError, ValueError):  # not an array, or of any rank
+            return super().repr1(x, level)
+        if None not in shape and np.prod(shape, dtype=object) <= _FEW:
+            return super().repr1(x, level)
+        return f"<{type(x).__name__} of shape {shape} and dtype {dtype}>"
+
+
+_SHORT = _Short()
+
+
+def shown(value):
+    """Return what an error message shows of a value that may be large.
+
+    That is its repr, of which much is left out where it is long. Arrays and tensors of
+    more than ten entries, also in lists and dicts, are shown by shape and dtype.
+
+    >>> shown(np.zeros((784, 300)))
+    '<ndarray of shape (784, 300) and dtype float64>'
+    >>> shown({"a": np.ones((3, 4), bool), "b": None})
+    "{'a': <ndarray of shape (3, 4) and dtype bool>, 'b': None}"
+    >>> shown(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, 6, 7, ...]'
+    """
+    return _SHORT.repr(value)
 
 
 def is_integer(value):
@@ -33,9 +74,9 @@ def check_integer(value, name, least):
     3
     """
     if not is_integer(value):
-        raise TypeError(f"`{name}` must be an integer. Received: {value!r}")
+        raise TypeError(f"`{name}` must be an integer. Received: {shown(value)}")
     if value < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {value!r}")
+        raise ValueError(f"`{name}` must be {least} or more. Received: {shown(value)}")
     return operator.index(value)
 
 
@@ -48,7 +89,9 @@ def check_number(value, name, expected):
     if isinstance(value, bool) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
-        raise TypeError(f"`{name}` must be a number {expected}. Received: {value!r}")
+        raise TypeError(
+            f"`{name}` must be a number {expected}. Received: {shown(value)}"
+        )
     return value
 
 
@@ -59,7 +102,7 @@ def check_flag(value, name):
     True
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be True or False. Received: {value!r}")
+        raise TypeError(f"`{name}` must be True or False. Received: {shown(value)}")
     return bool(value)
 
 
@@ -74,7 +117,7 @@ def check_path(path, name="path"):
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            f"`{name}` must be a path (str or os.PathLike). Received: {path!r}"
+            f"`{name}` must be a path (str or os.PathLike). Received: {shown(path)}"
         )
     return pathlib.Path(path)
 
@@ -92,7 +135,7 @@ def as_array(values, name):
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"`{name}` must be an array. Received: {values!r:.200} ({error})"
+            f"`{name}` must be an array. Received: {shown(values)} ({error})"
         ) from error
 
 
@@ -110,6 +153,7 @@ def as_generator(seed):
         return seed
     if not is_integer(seed):
         raise TypeError(
-            f"`seed` must be an integer or a numpy.random.Generator. Received: {seed!r}"
+            "`seed` must be an integer or a numpy.random.Generator. Received: "
+            f"{shown(seed)}"
         )
     return np.random.default_rng(check_integer(seed, "seed", 0))

@@ -21,3 +21,8 @@ def __getattr__(name):
 
         return fit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    late = ["fit"] if keras.backend.backend() == "tensorflow" else []
+    return sorted([*globals(), *late])

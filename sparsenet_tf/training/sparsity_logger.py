@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.pruning.callback import PruningCallback
-from sparsenet_tf.topology.checks import check_integer, check_path
+from sparsenet_tf.topology.checks import check_integer, check_path, shown
 from sparsenet_tf.transform.summary import summary
 from sparsenet_tf.visualization.mask_image import mask_images
 
@@ -34,7 +34,8 @@ class SparsityLogger(keras.callbacks.Callback):
     They are written when training begins, then every `update_freq`, and when it ends.
     Each time takes about a tenth of a second for a million weights, most of it for
     pictures. TensorFlow writes the files, with any backend of Keras; the package
-    tensorboard is only needed to look at them: `tensorboard --logdir LOG_DIR`.
+    tensorboard (`pip install tensorboard`) is only needed to look at them, by
+    `tensorboard --logdir LOG_DIR`, and by `keras.callbacks.TensorBoard`.
 
     Args:
         log_dir: folder, which is made if need be.
@@ -76,7 +77,8 @@ class SparsityLogger(keras.callbacks.Callback):
             update_freq = check_integer(update_freq, "update_freq", 1)
         if pruning is not None and not isinstance(pruning, PruningCallback):
             raise TypeError(
-                f"`pruning` must be a PruningCallback or None. Received: {pruning!r}"
+                "`pruning` must be a PruningCallback or None. Received: "
+                f"{shown(pruning)}"
             )
         self.update_freq = update_freq
         self.pruning = pruning

@@ -3,13 +3,19 @@
 import numpy as np
 from keras import ops
 
+from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.copying import plain_weights, sparse_kernels
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
 from sparsenet_tf.layers.nonzero_weights import connections
 from sparsenet_tf.topology.checks import check_path
+from sparsenet_tf.transform.quantized import ZeroPoints, quantized_kernels
 
 _VALUES, _GAPS, _SHAPE = ".values", ".gaps", ".shape"
+_ZEROS, _GROUPS, _AXES = ".zeros", ".groups", ".axes"
+_NOT_VALUES = (_GAPS, _SHAPE, _ZEROS, _GROUPS, _AXES)
+# What more arrays in the file take: their headers, and what the archive says of them.
+_OVERHEAD = 1024
 
 
 def compact_arrays(model):
@@ -18,13 +24,19 @@ def compact_arrays(model):
     A kernel that is masked or stored as nonzeros is three arrays: the values that are
     not zero, how far each is from the one before it in the flattened dense kernel (the
     first from place -1, in the smallest unsigned integers that do), and the shape. No
-    dense kernel of a `SparseDense` or `RadixDense` is made. Other weights are whole.
+    dense kernel of a `SparseDense` or `RadixDense` is made. Any other kernel is stored
+    in this way where that is smaller, also one that Keras has quantized; of int4 the
+    bytes of two weights each are. Where its zero is not the integer 0, the bytes are
+    compared (by exclusive or) with those of a kernel of zeros, which three more arrays
+    describe. Other weights are whole.
 
     Args:
         model: a built `keras.Model`.
     """
     sparse = sparse_kernels(model)
     masked = {id(masked.kernel) for masked in masked_kernels(model).values()}
+    quantized = {id(k.variable): k for k in quantized_kernels(model).values()}
+    kernels = {id(kernel) for kernel in tree.kernels(model).values()}
     arrays = {}
     for variable in plain_weights(model):
         name = _unused(variable.path, arrays)
@@ -37,6 +49,11 @@ def compact_arrays(model):
             places = np.flatnonzero(value)
             values = value.reshape(-1)[places]
             arrays.update(_nonzeros(name, places, values, value.shape))
+        elif id(variable) in quantized:
+            zero_points = quantized[id(variable)].zero_points
+            arrays.update(_smaller(name, value, zero_points))
+        elif id(variable) in kernels:
+            arrays.update(_smaller(name, value))
         else:
             arrays[name] = value
     return arrays
@@ -47,7 +64,8 @@ def load_compact(path):
 
     They are in the order of the plain model's weights, so that `strip(model)`, or a
     model of the same architecture that was never sparse, takes them by
-    `set_weights(list(load_compact(path).values()))`.
+    `set_weights(list(load_compact(path).values()))`. Weights of a model that Keras has
+    quantized are integers, for a model that is quantized in the same way.
 
     Args:
         path: the `.npz` file.
@@ -116,6 +134,27 @@ def _nonzeros(name, places, values, shape):
     }
 
 
+def _smaller(name, value, zero_points=None):
+    """A kernel as its nonzeros, or whole if that is smaller."""
+    extra, differs = {}, value
+    if zero_points is not None:
+        differs = value ^ zero_points.stored()
+        groups = zero_points.groups
+        extra = {
+            name + _ZEROS: zero_points.zeros,
+            name + _GROUPS: groups.astype(np.min_scalar_type(int(groups.max()))),
+            name + _AXES: np.array([zero_points.axis, zero_points.packed_axis], "i1"),
+        }
+    alive = differs != 0
+    if value.dtype.kind == "f":
+        alive |= np.signbit(value)  # a negative zero is no mask's
+    places = np.flatnonzero(alive)
+    values = differs.reshape(-1)[places]
+    found = {**_nonzeros(name, places, values, value.shape), **extra}
+    size = sum(array.nbytes for array in found.values()) + _OVERHEAD
+    return found if size < value.nbytes else {name: value}
+
+
 def dense_arrays(arrays):
     """Yield each weight in dense form, one after the other."""
     return (array for _, array in _dense_items(arrays))
@@ -127,7 +166,7 @@ def dense_shapes(arrays):
         if name.endswith(_VALUES):
             shape = arrays[name.removesuffix(_VALUES) + _SHAPE].tolist()
             yield tuple(shape), array.itemsize
-        elif not name.endswith((_GAPS, _SHAPE)):
+        elif not name.endswith(_NOT_VALUES):
             yield array.shape, array.itemsize
 
 
@@ -140,8 +179,12 @@ def _dense_items(arrays):
             if places.size and not 0 <= places[0] <= places[-1] < dense.size:
                 raise ValueError(f"places of {name!r} are out of range")
             dense.reshape(-1)[places] = array
+            if name + _ZEROS in arrays:
+                axis, packed_axis = arrays[name + _AXES].tolist()
+                zeros, groups = arrays[name + _ZEROS], arrays[name + _GROUPS]
+                dense ^= ZeroPoints(zeros, groups, axis, packed_axis).stored()
             yield name, dense
-        elif not name.endswith((_GAPS, _SHAPE)):
+        elif not name.endswith(_NOT_VALUES):
             yield name, array
 
 

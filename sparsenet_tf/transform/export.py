@@ -12,7 +12,7 @@ import tempfile
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.copying import is_copyable, sparse_kernels
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.topology.checks import check_path
+from sparsenet_tf.topology.checks import check_path, shown
 from sparsenet_tf.transform.compact import (
     compact_arrays,
     dense_arrays,
@@ -95,7 +95,8 @@ def export(model, path, format=None, print_fn=print, **options):
         path: file or folder to write, whole or not at all; its parent must exist. A
             file must end as its format's do. One that is there is replaced, but no
             folder other than a SavedModel.
-        format: see above; by default what the end of `path` says, or "saved_model".
+        format: see above. By default the suffix of `path` decides: none for a
+            SavedModel, or ".keras", ".tflite", ".onnx" or ".npz".
         print_fn: function that is given the sizes as text; None for silence.
         **options: for `keras.Model.export`, such as `input_signature`.
 
@@ -104,8 +105,9 @@ def export(model, path, format=None, print_fn=print, **options):
 
     Raises:
         TypeError: `model` is no Keras model, or an argument has another type.
-        ValueError: it is not built or is subclassed with masks, `format` is unknown,
-            or `path` ends otherwise or is a folder of something else.
+        ValueError: it is not built or is subclassed with masks, `format` or the
+            suffix of `path` is unknown or of another format, or `path` is a folder of
+            something else.
         ImportError: "onnx" without the packages that it needs.
         OSError: it cannot be written.
 
@@ -196,18 +198,25 @@ def _tflite(model, input_signature=None, **options):
 
 def _check_format(format, path):
     names = {keras_name: name for name, (_, keras_name) in FORMATS.items()}
+    ends = {end: name for name, (end, _) in FORMATS.items()}
     if format is None:
-        ends = {end: name for name, (end, _) in FORMATS.items()}
-        format = ends.get(path.suffix, "saved_model")
+        if path.suffix not in ends:
+            raise ValueError(
+                f"`path` must end in one of {[*filter(None, ends)]}, or have no suffix "
+                "for a SavedModel, which is a folder; `format` says what to write "
+                f"whatever the suffix is. Received: {str(path)!r}"
+            )
+        format = ends[path.suffix]
     format = names.get(format, format) if isinstance(format, str) else format
     if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(
-            f"`format` must be one of {tuple(FORMATS)}. Received: {format!r}"
+            f"`format` must be one of {tuple(FORMATS)}. Received: {shown(format)}"
         )
     end = FORMATS[format][0]
-    if not path.name.endswith(end):
+    if path.suffix != end and (end or path.suffix in ends):
         raise ValueError(
-            f"`path` must end in {end!r} for format {format!r}. Received: {str(path)!r}"
+            f"`path` must {'end in ' + repr(end) if end else 'have no suffix'} for "
+            f"format {format!r}. Received: {str(path)!r}"
         )
     if path.is_dir() and (end or not (path / "saved_model.pb").is_file()):
         raise ValueError(

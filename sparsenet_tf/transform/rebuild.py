@@ -18,7 +18,7 @@ from sparsenet_tf.layers.copying import (
     is_plain_graph,
     own_objects,
 )
-from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.masked import config_without_masks, masked_kernels
 from sparsenet_tf.layers.remade import config_without_exchanges, original_class
 from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
@@ -112,7 +112,8 @@ def _fresh(model, seed):
             compiled=False,
         )
     try:
-        config = reseed(config_without_exchanges(model), f"{seed}")
+        config = config_without_masks(config_without_exchanges(model))
+        config = reseed(config, f"{seed}")
         with keras.saving.custom_object_scope(own_objects(model)):
             new = original_class(model).from_config(config)
         copy_names(model, new)  # which the seeds are derived from
@@ -155,7 +156,8 @@ def clone_reseeded(path, layer, seed):
     """A new layer from the config of `layer`, with seeds from `seed` and its path."""
     if isinstance(layer, keras.Model):
         return clone_layer(path, layer)
-    new = from_own_config(layer, reseed(layer.get_config(), f"{seed}/{path}"))
+    config = config_without_masks(layer.get_config())
+    new = from_own_config(layer, reseed(config, f"{seed}/{path}"))
     copy_names(layer, new)
     _reseed_initializers(new, f"{seed}/{path}")
     return new

@@ -91,7 +91,10 @@ def _warn_when_trained(model):
 
 
 def plain_copy(model, compiled=True):
-    """`strip`, by choice without compiling, for who will not train the copy."""
+    """`strip`, by choice without compiling, for a copy that nobody trains.
+
+    Such a copy is never the model itself.
+    """
     return replace_layers(
         model,
         _release,
@@ -99,6 +102,7 @@ def plain_copy(model, compiled=True):
             layer.like_dense() if tree.is_sparse(layer) else clone_layer(path, layer)
         ),
         compiled=compiled,
+        keep_original=not compiled,
     )
 
 

@@ -9,6 +9,8 @@ from keras import ops
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.units import unit_axes
+from sparsenet_tf.topology.checks import shown
+from sparsenet_tf.transform.quantized import quantized_kernels
 
 _COLUMNS = (
     "kernel", "shape", "weights", "nonzeros", "sparsity", "dead in", "dead out",
@@ -30,7 +32,7 @@ class KernelSummary:
         dead_outputs: output units without any connection left in this kernel.
         bytes: of all its weights.
         compressed_bytes: of its nonzeros, plus one bit a weight that says where they
-            are.
+            are; or `bytes`, if that is less.
         masked: whether it has a mask, or holds only its nonzeros.
     """
 
@@ -46,7 +48,7 @@ class KernelSummary:
     masked: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
     """A model's kernels; `str()` of it is a table.
 
@@ -54,10 +56,12 @@ class Summary:
         kernels: tuple of `KernelSummary`.
         other_bytes: of the weights that are no kernels (biases, normalization, ...),
             masks not counted.
+        all_kept: whether the model has masks, and none of them has a zero.
     """
 
     kernels: tuple
     other_bytes: int
+    all_kept: bool = False
 
     @property
     def nonzeros(self):
@@ -67,7 +71,8 @@ class Summary:
     @property
     def sparsity(self):
         """Share of zeros in all kernels together."""
-        return 1.0 - self.nonzeros / max(1, sum(k.size for k in self.kernels))
+        size = sum(k.size for k in self.kernels)
+        return 1.0 - self.nonzeros / size if size else 0.0
 
     @property
     def bytes(self):
@@ -90,7 +95,28 @@ class Summary:
             for row in rows
         ]
         rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return "\n".join(
+            [lines[0], rule, *lines[1:-1], rule, lines[-1], *self._notes()]
+        )
+
+    def __repr__(self):
+        count = len(self.kernels)
+        return (
+            f"<Summary: {count} kernel{'' if count == 1 else 's'}, "
+            f"{self.sparsity:.2%} sparse, {self.bytes:,} bytes; print() shows a table>"
+        )
+
+    def _notes(self):
+        if not all(kernel.masked for kernel in self.kernels):
+            yield "*           no mask: training may change its zeros"
+        yield "dead in     input units without a nonzero weight in the kernel"
+        yield "dead out    output units without one"
+        yield "compressed  bytes of nonzeros and a bit a weight, or of all if less"
+        if self.all_kept:
+            yield (
+                "Nothing is pruned yet, all masks are ones: pass "
+                "stf.PruningCallback(schedule) to fit, or call stf.prune_one_shot."
+            )
 
     def _total(self):
         return (
@@ -109,8 +135,9 @@ def summary(model, print_fn=print):
     units (those without a connection left in it), bytes, and bytes when only the
     nonzeros are kept with one bit a weight for their places. A "*" marks kernels
     without a mask. Layers that hold only their nonzeros are listed in the shape of the
-    dense layer that they stand for, with the bytes that they take. The last line adds
-    them up, with all other weights in the bytes.
+    dense layer that they stand for, with the bytes that they take. So are kernels that
+    Keras has quantized. The last line of the table adds them up, with all other weights
+    in the bytes; notes below it explain the columns.
 
     Args:
         model: a built `keras.Model`, plain or sparsified.
@@ -140,6 +167,9 @@ def summary(model, print_fn=print):
         for path, (layer, kernel) in owners.items()
     ]
     kernels = {id(kernel) for _, kernel in owners.values()}
+    for path, quantized in quantized_kernels(model).items():
+        rows.append(_summarize_quantized(path, quantized))
+        kernels.add(id(quantized.variable))
     for path, layer in tree.walk(model):
         if tree.is_sparse(layer):
             rows.append(_summarize_sparse(f"{path}/kernel", layer))
@@ -148,7 +178,8 @@ def summary(model, print_fn=print):
     rows.sort(key=lambda row: _place(row.path, order))
     masks = {id(m.mask) for m in masked.values()}
     other = [v for v in model.weights if id(v) not in kernels | masks]
-    table = Summary(tuple(rows), sum(map(_bytes, other)))
+    all_kept = bool(masked) and all(m.mask_value().all() for m in masked.values())
+    table = Summary(tuple(rows), sum(map(_bytes, other)), all_kept)
     if print_fn is not None:
         print_fn(str(table))
     return table
@@ -158,29 +189,42 @@ def check_print(print_fn):
     """Raise a TypeError unless `print_fn` is None or can be called."""
     if print_fn is not None and not callable(print_fn):
         raise TypeError(
-            f"`print_fn` must be a function of a text, or None. Received: {print_fn!r}"
+            "`print_fn` must be a function of a text, or None. Received: "
+            f"{shown(print_fn)}"
         )
 
 
 def _summarize(path, layer, kernel, masked):
     values = ops.convert_to_numpy(ops.convert_to_tensor(kernel))
-    alive = values != 0
-    inputs, outputs = unit_axes(layer, kernel)
+    bits = 8 * values.itemsize
+    axes = unit_axes(layer, kernel)
+    return _row(path, layer, values != 0, axes, values.nbytes, bits, masked)
+
+
+def _summarize_quantized(path, quantized):
+    layer, alive = quantized.owner, quantized.alive
+    axes, stored = unit_axes(layer, alive), _bytes(quantized.variable)
+    return _row(path, layer, alive, axes, stored, quantized.bits, masked=False)
+
+
+def _row(path, layer, alive, axes, stored_bytes, bits, masked):
+    inputs, outputs = axes
     connections, groups = alive, getattr(layer, "groups", 1)
     if groups > 1:  # Each group has its own inputs on the same axis of the kernel.
         connections = alive.reshape(*alive.shape[:-1], groups, -1)
         inputs, outputs = (alive.ndim - 2, alive.ndim - 1), (alive.ndim - 1, alive.ndim)
     nonzeros = int(np.count_nonzero(alive))
+    compressed = (nonzeros * bits + 7) // 8 + (alive.size + 7) // 8
     return KernelSummary(
         path=path,
-        shape=tuple(values.shape),
-        size=values.size,
+        shape=tuple(alive.shape),
+        size=alive.size,
         nonzeros=nonzeros,
-        sparsity=1.0 - nonzeros / values.size,
+        sparsity=1.0 - nonzeros / alive.size,
         dead_inputs=_dead(connections, inputs),
         dead_outputs=_dead(connections, outputs),
-        bytes=values.nbytes,
-        compressed_bytes=nonzeros * values.itemsize + (values.size + 7) // 8,
+        bytes=stored_bytes,
+        compressed_bytes=min(stored_bytes, compressed),
         masked=masked,
     )
 

@@ -23,6 +23,6 @@ def import_matplotlib():
         import matplotlib.figure
     except ImportError as error:
         raise ImportError(
-            f"Pictures need matplotlib ({error}): pip install sparsenet_tf[figures]"
+            f"Pictures need matplotlib ({error}): pip install matplotlib"
         ) from error
     return matplotlib

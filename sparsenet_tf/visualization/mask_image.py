@@ -10,6 +10,7 @@ from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.nonzero_weights import connections
 from sparsenet_tf.layers.units import unit_axes
+from sparsenet_tf.topology.checks import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def mask_images(source, max_pixels):
     for path, mask in source.items():
         if not isinstance(path, str):
             raise ValueError(
-                f"`model` must have kernel paths as keys. Received: {path!r}"
+                f"`model` must have kernel paths as keys. Received: {shown(path)}"
             )
         mask = as_mask(mask, where=path)
         if mask.ndim < 2 or not mask.size:

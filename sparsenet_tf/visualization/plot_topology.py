@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.topology import RadixLayer, RadixNet, SparsePattern
-from sparsenet_tf.topology.checks import as_array, check_integer
+from sparsenet_tf.topology.checks import as_array, check_integer, shown
 from sparsenet_tf.visualization.figure import import_matplotlib, new_figure
 
 CONNECTIONS = 30_000  # The paper's net for MNIST has 26,520.
@@ -73,7 +73,7 @@ def _layers(topology):
     if not isinstance(topology, (list, tuple)):
         raise TypeError(
             "`topology` must be a RadixNet, RadixLayer, SparsePattern, a mask of two "
-            f"axes, or a list of layers. Received: {topology!r:.200}"
+            f"axes, or a list of layers. Received: {shown(topology)}"
         )
     if not topology:
         raise ValueError("`topology` must have a layer. Received: none")
@@ -87,7 +87,7 @@ def _as_layer(layer, name):
     if mask.ndim != 2:
         raise TypeError(
             f"`{name}` must be a RadixLayer, SparsePattern or mask of two axes. "
-            f"Received: {layer!r:.200}"
+            f"Received: {shown(layer)}"
         )
     if not mask.size:
         raise ValueError(f"`{name}` must not be empty. Received: shape {mask.shape}")

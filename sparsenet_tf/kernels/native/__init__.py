@@ -2,8 +2,20 @@
 
 import functools
 import pathlib
+import sys
 
 import keras
+
+# Modules that trace a model in order to write it: for formats other than TensorFlow's
+# own, and of all formats.
+_CONVERTERS = (
+    "keras.src.export.litert",
+    "keras.src.export.onnx",
+    "keras.src.export.openvino",
+    "tensorflow.lite.python",
+    "tf2onnx",
+)
+_EXPORTERS = ("keras.src.export", "tensorflow.python.saved_model.save", *_CONVERTERS)
 
 
 def load_ops():
@@ -12,8 +24,9 @@ def load_ops():
     They can be with Keras' TensorFlow backend, once `python -m
     sparsenet_tf.kernels.native.build` has built them against the TensorFlow that is
     installed, as `make` does. They run on the CPU only and XLA does not know them.
+    What is exported never has them (see `is_exporting`).
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or is_exporting():
         return None
     import tensorflow as tf
 
@@ -105,6 +118,41 @@ def _conv_gradients(ops):
     }
 
 
+def is_exporting():
+    """Whether a graph is being traced that will run without this package.
+
+    True inside `model.export`, `keras.export.ExportArchive`, `tf.saved_model.save` and
+    `tf.lite.TFLiteConverter.from_keras_model`. All of them trace a `tf.function` anew,
+    even one that was called before; a concrete function that the user made before the
+    export stays as it was traced, with our operations.
+
+    Example:
+    >>> is_exporting()
+    False
+    """
+    return _is_traced_by(_EXPORTERS)
+
+
+def is_converting():
+    """Whether it will run on TFLite, ONNX or OpenVINO, which lack some operations."""
+    return _is_traced_by(_CONVERTERS)
+
+
+def _is_traced_by(modules):
+    # TensorFlow and Keras do not say what they trace a function for, so the stack is
+    # searched for them; only while tracing, so that a step that runs costs nothing.
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    frame = None if tf.executing_eagerly() else sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(modules):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def has_only_cpus():
     """Whether TensorFlow would place everything on the CPU."""
     import tensorflow as tf
@@ -112,6 +160,15 @@ def has_only_cpus():
     return all(
         device.device_type == "CPU" for device in tf.config.list_physical_devices()
     )
+
+
+def package_folder():
+    """Where the package is that is imported here: a clone, or an installed copy.
+
+    >>> (package_folder() / "layers").is_dir()
+    True
+    """
+    return pathlib.Path(__file__).resolve().parents[2]
 
 
 def library_path(tensorflow_version):
