@@ -209,6 +209,81 @@ def test_copies_that_nobody_trains_have_no_optimizer(make, tmp_path, monkeypatch
         assert built == []
 
 
+# All of its families.
+
+A = keras.applications
+SMALL = {"input_shape": (32, 32, 3), "weights": None, "classes": 5}
+
+
+def efficientnet(kind):
+    """An EfficientNet with the statistics of ImageNet, as its weights bring them."""
+    model = kind(**SMALL)
+    for layer in model.layers:
+        if isinstance(layer, L.Normalization):
+            mean, variance = [0.485, 0.456, 0.406], [0.229**2, 0.224**2, 0.225**2]
+            layer.load_own_variables(
+                {"0": np.array(mean), "1": np.array(variance), "2": np.array(1)}
+            )
+    return model
+
+
+FAMILIES = {
+    "EfficientNetB0": lambda: efficientnet(A.EfficientNetB0),
+    "EfficientNetV2B0": lambda: efficientnet(A.EfficientNetV2B0),
+    "MobileNet": lambda: A.MobileNet(**SMALL, alpha=0.25),
+    "MobileNetV3Small": lambda: A.MobileNetV3Small(**SMALL, alpha=0.75),
+    "MobileNetV2": lambda: A.MobileNetV2(**SMALL, alpha=0.35),
+    "NASNetMobile": lambda: A.NASNetMobile(**SMALL),
+    "DenseNet121": lambda: A.DenseNet121(**SMALL),
+    "ConvNeXtTiny": lambda: A.ConvNeXtTiny(**SMALL),
+    "ResNet50": lambda: A.ResNet50(**SMALL),
+    "ResNet50V2": lambda: A.ResNet50V2(**SMALL),
+    "VGG16": lambda: A.VGG16(**SMALL),
+    "Xception": lambda: A.Xception(**{**SMALL, "input_shape": (71, 71, 3)}),
+    "InceptionV3": lambda: A.InceptionV3(**{**SMALL, "input_shape": (75, 75, 3)}),
+    "InceptionResNetV2": lambda: A.InceptionResNetV2(
+        **{**SMALL, "input_shape": (75, 75, 3)}
+    ),
+}
+FAST = ("EfficientNetV2B0",)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
+def test_every_family_says_the_same(family):
+    keras.utils.set_random_seed(0)
+    model = FAMILIES[family]()
+    shape = model.input_shape[1:]
+    x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
+    wanted = ops.convert_to_numpy(model(x, training=False))
+    for layer in model.layers:
+        if isinstance(layer, L.Normalization):
+            np.testing.assert_allclose(
+                np.ravel(layer.mean), [0.485, 0.456, 0.406], rtol=1e-6
+            )
+    sparse = stf.sparsify(model)
+    del model
+    found = ops.convert_to_numpy(sparse(x, training=False))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    sparse = stf.pruning.prune_one_shot(sparse, 0.5)
+    masks, kernels = stf.get_masks(sparse), tree.kernels(sparse)
+    assert list(masks) == list(kernels)
+    for path, mask in masks.items():
+        assert np.count_nonzero(~mask) == min(round(0.5 * mask.size), mask.size - 1)
+        assert not ops.convert_to_numpy(kernels[path])[~mask].any(), path
+    pruned = ops.convert_to_numpy(sparse(x, training=False))
+    assert np.isfinite(pruned).all()
+    plain = stf.strip(sparse)
+    assert not any(map(tree.is_masked, plain._flatten_layers()))
+    found = ops.convert_to_numpy(plain(x, training=False))
+    np.testing.assert_allclose(found, pruned, rtol=1e-5, atol=1e-6)
+
+
 # The experiment.
 
 
