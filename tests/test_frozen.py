@@ -130,13 +130,15 @@ def test_pruned_on_purpose_and_frozen_again_it_keeps_its_zeros():
     assert _zeros(model) == {"frozen/kernel": 60, "free/kernel": 80}
 
 
-def test_a_kernel_that_lora_froze_is_left_alone():
+def test_a_kernel_that_lora_holds_still_is_pruned():
     model = _model(freeze=False)
-    model.get_layer("frozen").layer.enable_lora(2)
+    layer = model.get_layer("frozen").layer
+    layer.enable_lora(2)
     model.compile(keras.optimizers.Adam(0.01), "mse")
-    base = values(model.get_layer("frozen").layer._kernel)
-    with pytest.warns(UserWarning, match=MESSAGE):
-        _fit(model, PruningCallback(ConstantSparsity(0.5, 2)))
-    np.testing.assert_array_equal(values(model.get_layer("frozen").layer._kernel), base)
-    assert stf.get_masks(model)["frozen/kernel"].all()
+    _fit(model, PruningCallback(ConstantSparsity(0.5, 2)))
     assert stf.get_masks(model)["free/kernel"].sum() == 50
+    mask = stf.get_masks(model)["frozen/kernel"]
+    assert mask.sum() == mask.size / 2
+    assert values(layer.lora_kernel_b).any()
+    merged = values(stf.strip(model).get_layer("frozen").kernel)
+    assert not merged[~mask].any() and merged[mask].all()

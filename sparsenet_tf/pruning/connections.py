@@ -94,7 +94,7 @@ def find_connections(model, exclude=()):
             path = f"{path}/kernel"
             found[path] = NonzeroConnections(path, layer)
     kept = {p: c for p, c in found.items() if not tree.matches(p, exclude)}
-    frozen = frozen_of({path: c.kernel for path, c in kept.items()})
+    frozen = frozen_of(model, {path: c.kernel for path, c in kept.items()})
     kept = {path: c for path, c in kept.items() if path not in frozen}
     if not any(c.positions().size < np.prod(c.shape) for c in kept.values()):
         raise ValueError(

@@ -93,7 +93,7 @@ def prune_one_shot(
     wanted = {p: k for p, k in paths.items() if not tree.matches(p, exclude)}
     if not wanted:
         raise ValueError(f"`exclude` leaves no kernel to prune of {list(paths)}")
-    frozen = frozen_of(wanted)
+    frozen = frozen_of(model, wanted)
     for path, kernel in wanted.items():
         if path not in frozen:
             finite_values(path, kernel)

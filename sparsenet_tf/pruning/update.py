@@ -7,6 +7,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.masked import masked_kernels
+from sparsenet_tf.layers.masked_kernel import has_lora
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.scope import groups
 from sparsenet_tf.pruning.structures import check_max_sparsity
@@ -122,7 +123,7 @@ def prunable_kernels(model, exclude=()):
     kept = {p: k for p, k in found.items() if not tree.matches(p, exclude)}
     if not kept:
         raise ValueError(f"`exclude` leaves no kernel to prune of {list(found)}")
-    frozen = frozen_of({path: masked.kernel for path, masked in kept.items()})
+    frozen = frozen_of(model, {path: m.kernel for path, m in kept.items()})
     return {path: masked for path, masked in kept.items() if path not in frozen}
 
 
@@ -145,10 +146,13 @@ def _how_to_mask(model):
     )
 
 
-def frozen_of(kernels):
+def frozen_of(model, kernels):
     """Return the paths of frozen kernels, which stay as they are, and warn of them.
 
+    A kernel that only LoRA holds still is not frozen: what LoRA adds to it trains.
+
     Args:
+        model: the model.
         kernels: dict `{path: variable}`, those to prune.
 
     Raises:
@@ -157,7 +161,16 @@ def frozen_of(kernels):
     Warns:
         UserWarning: some are frozen.
     """
-    frozen = [path for path, kernel in kernels.items() if not kernel.trainable]
+    by_lora = {
+        id(kernel)
+        for owner, kernel in tree.kernel_owners(model).values()
+        if has_lora(owner) and owner.trainable
+    }
+    frozen = [
+        path
+        for path, kernel in kernels.items()
+        if not kernel.trainable and id(kernel) not in by_lora
+    ]
     if not frozen:
         return frozen
     advice = (
