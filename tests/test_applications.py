@@ -106,7 +106,7 @@ def test_the_summary_lists_every_kernel(pruned):
     assert all(0.89 < k.sparsity < 0.91 for k in masked)
     assert all(k.sparsity == 0.0 for k in table.kernels if not k.masked)
     assert table.bytes == 4 * pruned[0].count_params()
-    lines = str(table).splitlines()
+    lines = str(table).splitlines()[:-4]  # without the notes below the table
     assert len(lines) == 53 + 4 and len({len(line) for line in lines}) == 1
 
 
