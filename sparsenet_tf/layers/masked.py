@@ -22,7 +22,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask, decode_mask, encode_mask
 from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant, has_lora
-from sparsenet_tf.topology.checks import check_flag
+from sparsenet_tf.topology.checks import check_flag, shown
 
 _STORED_MASKS = "stored_masks"
 
@@ -102,7 +102,7 @@ class Masked(keras.layers.Wrapper):
 
     def __init__(self, layer, mask=None, exclude=(), depthwise=True, **kwargs):
         if not isinstance(layer, keras.layers.Layer):
-            raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
+            raise TypeError(f"`layer` must be a Keras layer. Received: {shown(layer)}")
         if tree.is_masked(layer):
             raise ValueError(
                 f"`layer` must not be masked already. Received: {layer.name!r}; "

@@ -10,6 +10,7 @@ from keras.src.initializers.random_initializers import compute_fans
 from sparsenet_tf.kernels.radix import stored_connections
 from sparsenet_tf.layers import tree
 from sparsenet_tf.topology import RadixLayer, SparsePattern
+from sparsenet_tf.topology.checks import shown
 
 
 def as_topology(topology):
@@ -24,13 +25,13 @@ def as_topology(topology):
         if not {"nodes", "radix", "place_value"} <= topology.keys() <= known:
             raise ValueError(
                 f"`topology` must be a RadixLayer, or a dict of its arguments. "
-                f"Received: {topology!r}"
+                f"Received: {shown(topology)}"
             )
         return RadixLayer(**topology)
     if not isinstance(topology, RadixLayer):
         raise TypeError(
             "`topology` must be a sparsenet_tf.topology.RadixLayer, such as one of "
-            f"RadixNet(...).layers. Received: {topology!r}"
+            f"RadixNet(...).layers. Received: {shown(topology)}"
         )
     return topology
 
@@ -131,7 +132,7 @@ def unwrap_dense(layer, kind):
     layer = layer.layer if tree.is_masked(layer) else layer
     if not isinstance(layer, kind):
         raise TypeError(
-            f"`layer` must be a keras {kind.__name__} layer. Received: {layer!r}"
+            f"`layer` must be a keras {kind.__name__} layer. Received: {shown(layer)}"
         )
     if not layer.built:
         raise ValueError(f"`layer` must be built. Received: {layer.name!r}, not built")

@@ -9,6 +9,7 @@ from sparsenet_tf.layers.mask_values import to_numpy
 from sparsenet_tf.layers.nonzero_dense import NonzeroDense
 from sparsenet_tf.layers.pattern_layer import PatternLayer
 from sparsenet_tf.topology import SparsePattern
+from sparsenet_tf.topology.checks import shown
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -219,7 +220,7 @@ def given_mask(layer, mask):
         return mask
     if not tree.is_masked(layer):
         if not isinstance(layer, keras.layers.Layer):
-            raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r}")
+            raise TypeError(f"`layer` must be a Keras layer. Received: {shown(layer)}")
         raise ValueError(
             f"`mask` must be given for layer {layer.name!r}, which is not `Masked`. "
             "Received: None"

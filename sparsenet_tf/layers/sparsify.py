@@ -4,7 +4,7 @@ from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask, to_numpy
 from sparsenet_tf.layers.masked import Masked, masked_kernels
 from sparsenet_tf.layers.replace import replace_layers
-from sparsenet_tf.topology.checks import check_flag
+from sparsenet_tf.topology.checks import check_flag, shown
 
 
 def sparsify(model, masks=None, exclude=(), depthwise=True):
@@ -70,7 +70,7 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
     if both:
         raise ValueError(
             f"`masks` must not have kernels that `exclude` names. Received: {both} in "
-            f"`masks`, exclude={exclude!r}"
+            f"`masks`, exclude={shown(exclude)}"
         )
 
     owners = tree.kernel_owners(model)
@@ -103,7 +103,7 @@ def sparsify(model, masks=None, exclude=(), depthwise=True):
 def _masks_of_zeros(model, masks, exclude):
     """`{path: mask}` of the kernels as they are, for `masks="zeros"`."""
     if masks != "zeros":
-        raise ValueError(f'`masks` must be a dict or "zeros". Received: {masks!r}')
+        raise ValueError(f'`masks` must be a dict or "zeros". Received: {shown(masks)}')
     kernels = tree.kernels(model)
     if not kernels:
         raise ValueError(
@@ -130,7 +130,7 @@ def check_masks(kernels, masks, model_name):
         ValueError: a path names no kernel, or a mask does not fit its kernel.
     """
     if not isinstance(masks, dict):
-        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r:.200}")
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {shown(masks)}")
     unknown = [path for path in masks if path not in kernels]
     if unknown:
         raise ValueError(

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import keras
 
+from sparsenet_tf.topology.checks import shown
+
 # Weights of two or more axes that are no connections: the bias of a GRU or of a
 # MultiHeadAttention, and the scales and shifts of normalizations over several axes.
 # So are LoRA's two factors, whose product is masked as the kernel is.
@@ -167,7 +169,7 @@ def matches(path, names):
 def check_model(model):
     """Raise a TypeError unless `model` is a Keras model."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
+        raise TypeError(f"`model` must be a keras.Model. Received: {shown(model)}")
 
 
 def check_names(model, names, argument):
@@ -204,7 +206,7 @@ def as_names(names, argument):
         names = tuple(names)
     if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
         raise TypeError(
-            f"`{argument}` must be layer names (strings). Received: {names!r}"
+            f"`{argument}` must be layer names (strings). Received: {shown(names)}"
         )
     return names
 

@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from sparsenet_tf.pruning.callback import PruningCallback
+from sparsenet_tf.topology.checks import shown
 
 
 class AtFinalSparsity(keras.callbacks.Callback):
@@ -53,20 +54,20 @@ class AtFinalSparsity(keras.callbacks.Callback):
         if not isinstance(pruning, PruningCallback):
             raise TypeError(
                 "`pruning` must be the PruningCallback of the same `fit`. Received: "
-                f"{pruning!r}"
+                f"{shown(pruning)}"
             )
         self.pruning = pruning
         self.callbacks = keras.tree.flatten(callbacks)
         if not self.callbacks:
             raise ValueError(
                 "`callbacks` must be a Keras callback or a list of them. Received: "
-                f"{callbacks!r}"
+                f"{shown(callbacks)}"
             )
         for callback in self.callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise TypeError(
                     "`callbacks` must be Keras callbacks, such as "
-                    f"`keras.callbacks.EarlyStopping`. Received: {callback!r}"
+                    f"`keras.callbacks.EarlyStopping`. Received: {shown(callback)}"
                 )
         self._began_final = self._passed_on = False
 

@@ -5,7 +5,7 @@ import math
 import keras
 
 from sparsenet_tf.pruning.not_a_callback import NotACallback
-from sparsenet_tf.topology.checks import check_integer, check_number
+from sparsenet_tf.topology.checks import check_integer, check_number, shown
 
 
 @keras.saving.register_keras_serializable(package="sparsenet_tf")
@@ -46,7 +46,8 @@ class CosineDecay(NotACallback, place="fraction"):
         check_number(initial_fraction, "initial_fraction", "in [0, 1]")
         if not 0.0 <= initial_fraction <= 1.0:
             raise ValueError(
-                f"`initial_fraction` must be in [0, 1]. Received: {initial_fraction!r}"
+                "`initial_fraction` must be in [0, 1]. "
+                f"Received: {shown(initial_fraction)}"
             )
         self.initial_fraction = float(initial_fraction)
         self.begin_step = check_integer(begin_step, "begin_step", 0)

@@ -10,7 +10,7 @@ from sparsenet_tf.pruning.connections import (
 )
 from sparsenet_tf.pruning.optimizers import optimizers_of
 from sparsenet_tf.pruning.scheduled import ScheduledUpdates
-from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.checks import check_integer, shown
 from sparsenet_tf.topology.selection import highest
 
 
@@ -36,12 +36,12 @@ class DynamicTraining(ScheduledUpdates):
         if not is_schedule or hasattr(schedule, "final_sparsity"):
             raise TypeError(
                 "`schedule` must be the share of connections to exchange, such as "
-                f"stf.pruning.CosineDecay. Received: {schedule!r}"
+                f"stf.pruning.CosineDecay. Received: {shown(schedule)}"
             )
         if not callable(drop) or isinstance(drop, type):
             raise TypeError(
                 "`drop` must be a function from a kernel's values to scores. "
-                f"Received: {drop!r}"
+                f"Received: {shown(drop)}"
             )
         super().__init__(schedule, exclude)
         self.drop = drop

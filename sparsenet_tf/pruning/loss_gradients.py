@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from sparsenet_tf.kernels.gradients import gradients
-from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.checks import check_integer, shown
 
 
 def mean_gradients(model, kernels, x, y, batch_size=256):
@@ -114,7 +114,8 @@ def _as_examples(array):
     array = np.asarray(array)
     if array.ndim == 0 or array.dtype.kind == "O":
         raise ValueError(
-            f"`x` and `y` must be arrays with an axis of examples. Received: {array!r}"
+            "`x` and `y` must be arrays with an axis of examples. "
+            f"Received: {shown(array)}"
         )
     return array
 

@@ -17,6 +17,7 @@ from sparsenet_tf.pruning.update import (
     prunable_kernels,
     prune_kernels,
 )
+from sparsenet_tf.topology.checks import shown
 from sparsenet_tf.topology.selection import check_sparsity
 
 
@@ -81,7 +82,7 @@ def prune_one_shot(
     if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             f"`optimizer` must be a keras.optimizers.Optimizer or None. Received: "
-            f"{optimizer!r}"
+            f"{shown(optimizer)}"
         )
     exclude = tree.check_names(model, exclude, "exclude")
     paths = tree.kernels(model)

@@ -3,7 +3,7 @@
 import keras
 
 from sparsenet_tf.pruning.not_a_callback import NotACallback
-from sparsenet_tf.topology.checks import check_integer, check_number
+from sparsenet_tf.topology.checks import check_integer, check_number, shown
 from sparsenet_tf.topology.selection import check_sparsity
 
 
@@ -197,7 +197,7 @@ def as_schedule(schedule):
         return known[config["class_name"]](**config["config"])
     raise TypeError(
         "`schedule` must be a PolynomialDecay or ConstantSparsity (of sparsenet_tf or "
-        f"of tensorflow-model-optimization). Received: {schedule!r}"
+        f"of tensorflow-model-optimization). Received: {shown(schedule)}"
     )
 
 

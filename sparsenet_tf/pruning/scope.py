@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sparsenet_tf.layers import tree
 from sparsenet_tf.topology import allocate
+from sparsenet_tf.topology.checks import shown
 from sparsenet_tf.topology.selection import check_sparsity
 
 SCOPES = ("layer", "global", "erdos_renyi", "erk")
@@ -64,6 +65,6 @@ def check_scope(scope, model=None):
     if not isinstance(scope, str) or scope not in SCOPES:
         raise ValueError(
             f"`scope` must be one of {SCOPES}, or a dict from layer names to "
-            f"sparsities. Received: {scope!r}"
+            f"sparsities. Received: {shown(scope)}"
         )
     return scope

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from sparsenet_tf.pruning.not_a_callback import NotACallback
-from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.checks import check_integer, shown
 from sparsenet_tf.topology.selection import check_sparsity, select_masks
 
 
@@ -50,7 +50,7 @@ class NM(NotACallback, place="structure"):
         self.n = check_integer(n, "n", 1)
         self.m = check_integer(m, "m", 1)
         if self.m <= self.n:
-            raise ValueError(f"`m` must be more than `n`, {n}. Received: {m!r}")
+            raise ValueError(f"`m` must be more than `n`, {n}. Received: {shown(m)}")
 
     @property
     def max_sparsity(self):
@@ -148,7 +148,7 @@ class Blocks(NotACallback, place="structure"):
         if not isinstance(shape, (list, tuple)) or len(shape) != 2:
             raise ValueError(
                 f"`shape` must be a pair of integers, (inputs, outputs). Received: "
-                f"{shape!r}"
+                f"{shown(shape)}"
             )
         self.shape = tuple(
             check_integer(s, f"shape[{i}]", 1) for i, s in enumerate(shape)
@@ -266,7 +266,7 @@ def check_max_sparsity(structure, sparsity, name="sparsity"):
         raise ValueError(
             f"`{name}` must be at most {most:.4g}, which is all that "
             f"{type(structure).__name__} of {structure.get_config()} prunes. "
-            f"Received: {sparsity!r}"
+            f"Received: {shown(sparsity)}"
         )
 
 

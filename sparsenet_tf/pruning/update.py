@@ -11,7 +11,7 @@ from sparsenet_tf.layers.masked_kernel import has_lora
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.pruning.scope import groups
 from sparsenet_tf.pruning.structures import check_max_sparsity
-from sparsenet_tf.topology.checks import as_array
+from sparsenet_tf.topology.checks import as_array, shown
 from sparsenet_tf.topology.selection import select_masks
 
 
@@ -201,7 +201,7 @@ def check_criterion(criterion):
     if isinstance(criterion, type) or not usable:
         raise TypeError(
             "`criterion` must be callable, or an object with a method `scores`. "
-            f"Received: {criterion!r}"
+            f"Received: {shown(criterion)}"
         )
 
 
@@ -217,7 +217,7 @@ def check_structure(structure, sparsity, name="sparsity"):
     if isinstance(structure, type) or not hasattr(structure, "select"):
         raise TypeError(
             "`structure` must be None, or an object with a method `select`, such as "
-            f"stf.pruning.NM(2, 4). Received: {structure!r}"
+            f"stf.pruning.NM(2, 4). Received: {shown(structure)}"
         )
     check_max_sparsity(structure, sparsity, name)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sparsenet_tf.topology.checks import shown
 from sparsenet_tf.topology.random import check_shape
 from sparsenet_tf.topology.selection import check_sparsity
 
@@ -50,13 +51,16 @@ def allocate(shapes, sparsity, method="erk"):
         return dict(zip(shapes, found, strict=True))
     if not np.iterable(shapes) or isinstance(shapes, str):
         raise TypeError(
-            f"`shapes` must be a sequence or a dict of shapes. Received: {shapes!r}"
+            "`shapes` must be a sequence or a dict of shapes. "
+            f"Received: {shown(shapes)}"
         )
     shapes = [check_shape(s, f"shapes[{i}]", 2) for i, s in enumerate(shapes)]
     if not shapes:
         raise ValueError("`shapes` must have at least one shape. Received: none")
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
+        raise ValueError(
+            f"`method` must be one of {METHODS}. Received: {shown(method)}"
+        )
     sizes = np.array([math.prod(shape) for shape in shapes], float)
     wanted = (1 - check_sparsity(sparsity)) * sizes.sum()
     densities = _fill(np.array([_weight(s, method) for s in shapes]), sizes, wanted)

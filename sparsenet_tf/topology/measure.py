@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from sparsenet_tf.topology.checks import as_array
+from sparsenet_tf.topology.checks import as_array, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,9 @@ def measure(masks):
 
 def _check_masks(masks):
     if not np.iterable(masks) or isinstance(masks, (str, dict)):
-        raise TypeError(f"`masks` must be a sequence of arrays. Received: {masks!r}")
+        raise TypeError(
+            f"`masks` must be a sequence of arrays. Received: {shown(masks)}"
+        )
     masks = [as_array(mask, f"masks[{i}]") for i, mask in enumerate(masks)]
     if not masks:
         raise ValueError("`masks` must have at least one mask. Received: none")

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.checks import check_integer, shown
 from sparsenet_tf.topology.radix_layer import SHORTLIST, RadixLayer, has_dead_units
 from sparsenet_tf.topology.selection import check_sparsity
 
@@ -259,7 +259,7 @@ def _check_integers(values, name, least, length=None):
 
 def _as_tuple(values, name):
     if not np.iterable(values) or isinstance(values, str):
-        raise TypeError(f"`{name}` must be a sequence. Received: {values!r}")
+        raise TypeError(f"`{name}` must be a sequence. Received: {shown(values)}")
     return tuple(values)
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sparsenet_tf.topology.checks import as_generator, check_flag, check_integer
+from sparsenet_tf.topology.checks import as_generator, check_flag, check_integer, shown
 from sparsenet_tf.topology.selection import check_sparsity, select_mask
 
 
@@ -121,7 +121,9 @@ def check_shape(shape, name, least_axes):
     (5, 2)
     """
     if not np.iterable(shape) or isinstance(shape, str):
-        raise TypeError(f"`{name}` must be a sequence of integers. Received: {shape!r}")
+        raise TypeError(
+            f"`{name}` must be a sequence of integers. Received: {shown(shape)}"
+        )
     shape = tuple(shape)
     if len(shape) < least_axes:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparsenet_tf.topology.checks import as_array, check_number
+from sparsenet_tf.topology.checks import as_array, check_number, shown
 
 
 def select_mask(scores, sparsity, mask=None):
@@ -117,13 +117,13 @@ def check_sparsity(sparsity, name="sparsity"):
     """
     check_number(sparsity, name, "in [0, 1)")
     if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {sparsity!r}")
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {shown(sparsity)}")
     return float(sparsity)
 
 
 def _list(values, name):
     if not np.iterable(values) or isinstance(values, str):
-        raise TypeError(f"`{name}` must be a list of arrays. Received: {values!r}")
+        raise TypeError(f"`{name}` must be a list of arrays. Received: {shown(values)}")
     return list(values)
 
 

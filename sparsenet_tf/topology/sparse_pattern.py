@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from sparsenet_tf.topology.checks import as_array, check_integer
+from sparsenet_tf.topology.checks import as_array, check_integer, shown
 
 _INDEX_LIMIT = 2**31 - 1
 
@@ -285,7 +285,7 @@ def _indices(name, values):
     ):
         raise ValueError(
             f"`{name}` must be a vector of integers below 2**31. Received: shape "
-            f"{array.shape}, {array!r:.200}"
+            f"{array.shape}, {shown(array)}"
         )
     array = np.array(array, np.int32)
     array.flags.writeable = False

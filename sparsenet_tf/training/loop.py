@@ -9,7 +9,7 @@ from sparsenet_tf.kernels.dead_graphs import forget_dead_graphs
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards
-from sparsenet_tf.topology.checks import as_array, is_integer
+from sparsenet_tf.topology.checks import as_array, is_integer, shown
 from sparsenet_tf.training.fused_update import fused_updates
 
 GATHERED = 20  # batches at a time
@@ -145,7 +145,7 @@ class _Batches:
                 )
             self.example = next(iter(x.take(1)), None)
             if self.example is None:
-                raise ValueError(f"`x` must have batches. Received: {x!r}, empty")
+                raise ValueError(f"`x` must have batches. Received: {shown(x)}, empty")
             self.iterator = iter(x.repeat())
             return
         x, y = _as_rows(x, "x"), _as_rows(y, "y")
@@ -204,7 +204,7 @@ def _as_rows(values, name):
     if values.ndim == 0 or values.dtype.kind == "O":
         raise ValueError(
             f"`{name}` must be an array with an axis of examples. Received: "
-            f"{values!r:.200}"
+            f"{shown(values)}"
         )
     return values
 
@@ -290,7 +290,7 @@ def _make_evaluate(model, data, batch_size=1000):
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
             "`validation_data` must be a pair `(x, y)` or None. Received: "
-            f"{data!r:.200}"
+            f"{shown(data)}"
         )
     x, y = (tf.constant(_as_rows(part, "validation_data")) for part in data)
     if len(x) != len(y) or not len(x):
@@ -327,7 +327,8 @@ def _check_callbacks(callbacks):
         isinstance(callback, keras.callbacks.Callback) for callback in callbacks
     ):
         raise TypeError(
-            f"`callbacks` must be a list of Keras callbacks. Received: {callbacks!r}"
+            "`callbacks` must be a list of Keras callbacks. "
+            f"Received: {shown(callbacks)}"
         )
     return callbacks
 
@@ -352,5 +353,6 @@ def _check(model, steps, batch_size, evaluate_every, seed):
         least = 0 if name == "seed" else 1
         if not is_integer(value) or value < least:
             raise ValueError(
-                f"`{name}` must be an integer of at least {least}. Received: {value!r}"
+                f"`{name}` must be an integer of at least {least}. "
+                f"Received: {shown(value)}"
             )

@@ -16,7 +16,7 @@ from sparsenet_tf.pruning.schedules import ConstantSparsity
 from sparsenet_tf.pruning.scope import check_scope
 from sparsenet_tf.pruning.slots import clear_slots_of
 from sparsenet_tf.pruning.update import prunable_kernels, prune_kernels, sparsity_of
-from sparsenet_tf.topology.checks import check_integer
+from sparsenet_tf.topology.checks import check_integer, shown
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.masks import get_masks
 from sparsenet_tf.transform.strip import strip
@@ -84,7 +84,8 @@ def lottery_ticket(
     exclude = tree.check_names(model, exclude, "exclude")
     if not callable(train):
         raise TypeError(
-            f"`train` must be a function of a model and callbacks. Received: {train!r}"
+            "`train` must be a function of a model and callbacks. "
+            f"Received: {shown(train)}"
         )
     check_integer(rounds, "rounds", 1)
     check_integer(rewind_step, "rewind_step", 0)

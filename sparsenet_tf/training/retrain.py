@@ -8,7 +8,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.pruning.guards import lower_guards, raise_guards, trains_as_keras
-from sparsenet_tf.topology.checks import check_flag, check_integer, is_integer
+from sparsenet_tf.topology.checks import check_flag, check_integer, is_integer, shown
 from sparsenet_tf.transform.rebuild import rebuild
 from sparsenet_tf.transform.rebuild_sparse import rebuild_sparse
 
@@ -66,10 +66,10 @@ def retrain_from_scratch(
     tree.check_model(model)
     seeds = (seeds,) if is_integer(seeds) else seeds
     if not np.iterable(seeds):
-        raise TypeError(f"`seeds` must be distinct integers. Received: {seeds!r}")
+        raise TypeError(f"`seeds` must be distinct integers. Received: {shown(seeds)}")
     seeds = tuple(check_integer(seed, f"seeds[{i}]", 0) for i, seed in enumerate(seeds))
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"`seeds` must be distinct integers. Received: {seeds!r}")
+        raise ValueError(f"`seeds` must be distinct integers. Received: {shown(seeds)}")
     if not model.compiled:
         raise ValueError(
             f"`model` must be compiled, with the optimizer, loss and metrics to train "

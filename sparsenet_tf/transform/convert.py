@@ -8,7 +8,7 @@ from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import replace_layers
 from sparsenet_tf.layers.sparse_conv import SparseConv2D
 from sparsenet_tf.layers.sparse_form import sparse_form
-from sparsenet_tf.topology.checks import check_flag, check_integer
+from sparsenet_tf.topology.checks import check_flag, check_integer, shown
 from sparsenet_tf.transform.optimizer_state import OptimizerState
 
 # RadixDense computes with blocks that hold the nonzeros of several rows.
@@ -160,7 +160,8 @@ def _most_density(layers):
     if is_number and 0 <= layers <= 1:
         return float(layers)
     raise ValueError(
-        f"`layers` must be 'auto', 'all' or a density from 0 to 1. Received: {layers!r}"
+        "`layers` must be 'auto', 'all' or a density from 0 to 1. "
+        f"Received: {shown(layers)}"
     )
 
 

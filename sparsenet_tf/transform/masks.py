@@ -10,7 +10,7 @@ import numpy as np
 from sparsenet_tf.layers import tree
 from sparsenet_tf.layers.mask_values import as_mask
 from sparsenet_tf.layers.masked import masked_kernels
-from sparsenet_tf.topology.checks import as_generator, check_path
+from sparsenet_tf.topology.checks import as_generator, check_path, shown
 from sparsenet_tf.transform.whole_files import made_beside
 
 _END_RECORD = struct.Struct("<4s6xH8xH")  # of a zip: signature, entries, comment length
@@ -70,7 +70,7 @@ def shuffle_masks(masks, seed):
     2
     """
     if not isinstance(masks, dict):
-        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {shown(masks)}")
     rng = as_generator(seed)
     shuffled = {}
     for path, mask in masks.items():
@@ -99,7 +99,7 @@ def save_masks(path, masks):
     {'dense/kernel': array([[ True, False]])}
     """
     if not isinstance(masks, dict):
-        raise TypeError(f"`masks` must be a dict of arrays. Received: {masks!r}")
+        raise TypeError(f"`masks` must be a dict of arrays. Received: {shown(masks)}")
     if not masks:
         raise ValueError("`masks` must not be empty. Received: {}")
     arrays = {}

@@ -12,7 +12,7 @@ from sparsenet_tf.layers.radix_conv import RadixConv2D
 from sparsenet_tf.layers.radix_dense import RadixDense
 from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.topology import RadixLayer, RadixNet, expander_mask, random_mask
-from sparsenet_tf.topology.checks import check_flag
+from sparsenet_tf.topology.checks import check_flag, shown
 from sparsenet_tf.topology.selection import check_sparsity
 from sparsenet_tf.transform.rebuild import (
     check_rebuildable,
@@ -83,7 +83,7 @@ def sparse_net(
     sparsity = check_sparsity(sparsity)
     if not isinstance(topology, str) or topology not in TOPOLOGIES:
         raise ValueError(
-            f"`topology` must be one of {TOPOLOGIES}. Received: {topology!r}"
+            f"`topology` must be one of {TOPOLOGIES}. Received: {shown(topology)}"
         )
     dense_first = check_flag(dense_first, "dense_first")
     dense_last = check_flag(dense_last, "dense_last")
