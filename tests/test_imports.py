@@ -35,6 +35,7 @@ ONLY_IN = {
         "kernels/dead_graphs.py",
         "kernels/gradients.py",
         "kernels/native/",
+        "kernels/tracing.py",
         "transform/export.py",
         "training/fused_update.py",
         "training/loop.py",

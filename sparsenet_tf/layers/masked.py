@@ -14,14 +14,21 @@ How a masked weight stays exactly zero, at the least cost in the training step:
 
 import contextlib
 import functools
-import weakref
 
 import keras
 import numpy as np
 
 from sparsenet_tf.layers import tree
-from sparsenet_tf.layers.mask_values import as_mask, decode_mask, encode_mask
+from sparsenet_tf.layers.building import build_by_call, is_wholly_built
+from sparsenet_tf.layers.given_masks import assign_names
+from sparsenet_tf.layers.mask_values import as_mask, encode_mask
 from sparsenet_tf.layers.masked_kernel import MaskedKernel, constant, has_lora
+from sparsenet_tf.layers.quantization import (
+    allow_quantization,
+    refuse_quantization,
+    unquantized,
+)
+from sparsenet_tf.layers.stored_masks import StoredMasks, with_masks_decoded
 from sparsenet_tf.topology.checks import check_flag, shown
 
 _STORED_MASKS = "stored_masks"
@@ -37,10 +44,7 @@ def released(layer):
         return layer
     for masked in layer.kernels.values():
         masked.release()
-        quantize = masked.owner.quantize
-        object.__setattr__(
-            masked.owner, "quantize", getattr(quantize, "as_usual", quantize)
-        )
+        allow_quantization(masked.owner)
     return layer.layer
 
 
@@ -110,7 +114,7 @@ class Masked(keras.layers.Wrapper):
             )
 
         for name in ("exclude", "kernels", "masks"):
-            if _holds_layers(getattr(layer, name, None)):
+            if tree.holds_layers(getattr(layer, name, None)):
                 raise ValueError(
                     f"`layer` must not keep layers in an attribute {name!r}, which a "
                     f"`Masked` layer needs itself. Received: {layer.name!r} of class "
@@ -124,8 +128,9 @@ class Masked(keras.layers.Wrapper):
             return self._call_layer(*args, **kwargs)
 
         object.__setattr__(self, "call", call)
-        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
-        kwargs["dtype"] = _unquantized(kwargs["dtype"])
+        own = {"name": layer.name, "trainable": layer.trainable}
+        kwargs = {**own, "dtype": layer.dtype_policy, **kwargs}
+        kwargs["dtype"] = unquantized(kwargs["dtype"])
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
         self._convert_input_args = False  # the layer converts its inputs itself
@@ -147,19 +152,9 @@ class Masked(keras.layers.Wrapper):
         """Build the layer and its masks if need be, then call it."""
         if not self.has_found_kernels:
             with self._open_name_scope():
-                self._build_layer(args, kwargs)
+                build_by_call(self.layer, args, kwargs)
             self.build()
         return super().__call__(*args, **kwargs)
-
-    def _build_layer(self, args, kwargs):
-        if _is_wholly_built(self.layer):
-            return
-        try:
-            self.layer(*_symbolic(args), **_symbolic(kwargs))
-        except Exception:
-            # A `call` that cannot be traced needs the real inputs. If it is them that
-            # are wrong, this raises the layer's own error.
-            self.layer(*args, **kwargs)
 
     def build(self, *args, **kwargs):
         """Build the layer if need be, from the arguments of its own `build`."""
@@ -173,10 +168,10 @@ class Masked(keras.layers.Wrapper):
             and (self.masks_depthwise or not tree.is_depthwise(owner, kernel))
         }
         kernels = {name: kernel for name, (_, kernel) in found.items()}
-        given = _assign_names(self._given_masks, kernels, self.name)
+        given = assign_names(self._given_masks, kernels, self.name)
         for name, (owner, kernel) in found.items():
             self.kernels[name] = self._attach(name, owner, kernel, given.get(name))
-            _refuse_quantization(owner, self.name)
+            refuse_quantization(owner, self.name)
         object.__setattr__(self, "_given_masks", None)
         object.__setattr__(self, "has_found_kernels", True)
         self.built = True
@@ -228,7 +223,7 @@ class Masked(keras.layers.Wrapper):
         layer = _inner_layer(self)
         if layer is None or name.startswith("__"):
             return False
-        return _holds_layers(getattr(layer, name, None))
+        return tree.holds_layers(getattr(layer, name, None))
 
     def __dir__(self):
         """The attributes of the wrapper and of the layer, which are read through it.
@@ -268,7 +263,7 @@ class Masked(keras.layers.Wrapper):
                 "Received: masks for a layer that is not built"
             )
         masks = masks if isinstance(masks, dict) else {None: as_mask(masks)}
-        checked = _assign_names(masks, self.kernels, self.name)
+        checked = assign_names(masks, self.kernels, self.name)
         for name, values in checked.items():
             self.kernels[name].set_mask(values)
 
@@ -326,7 +321,7 @@ class Masked(keras.layers.Wrapper):
     @staticmethod
     def around(layer, config):
         """A wrapper of `layer` with the settings of `get_own_config`."""
-        return Masked(layer, **_with_masks_decoded(config))
+        return Masked(layer, **with_masks_decoded(config))
 
     def __repr__(self):
         return f"<Masked {_inner_layer(self)!r}>"
@@ -341,7 +336,7 @@ class Masked(keras.layers.Wrapper):
         """Build the layer as it was built, then its masks."""
         if not self.layer.built:
             self.layer.build_from_config(config["layer"])
-        if not self.has_found_kernels and _is_wholly_built(self.layer):
+        if not self.has_found_kernels and is_wholly_built(self.layer):
             self.build()
 
     def save_own_variables(self, store):
@@ -366,98 +361,11 @@ class Masked(keras.layers.Wrapper):
             raise
 
 
-class StoredMasks(keras.layers.Layer):
-    """What a `Masked` layer adds to a file: its masks, one bit a connection.
-
-    They are beside the weights, since a plain model must find there what it saved and
-    nothing else.
-
-    Args:
-        masked: the `Masked` layer.
-    """
-
-    def __init__(self, masked):
-        super().__init__()
-        object.__setattr__(self, "_masked", weakref.ref(masked))
-
-    def save_own_variables(self, store):
-        """Store the masks."""
-        for index, mask in enumerate(self._masked().masks.values()):
-            store[str(index)] = np.packbits(mask)
-
-    def load_own_variables(self, store):
-        """Load the masks, or keep those that are there if the file has none."""
-        wrapper, stored = self._masked(), list(store.keys())
-        try:
-            if stored and len(stored) != len(wrapper.kernels):
-                raise ValueError(
-                    f"Layer {wrapper.name!r} has {len(wrapper.kernels)} masks, of "
-                    f"kernels {list(wrapper.kernels)}. Received: {len(stored)} masks "
-                    "in the file"
-                )
-            masks = [
-                _unpacked(np.asarray(store[str(i)]), wrapper, name) if stored else mask
-                for i, (name, mask) in enumerate(wrapper.masks.items())
-            ]
-            for masked, mask in zip(wrapper.kernels.values(), masks, strict=True):
-                masked.set_mask(mask)
-        finally:
-            for masked in wrapper.kernels.values():
-                masked.loading = False
-
-
-def config_without_masks(config):
-    """A config with the layers inside its `Masked` wrappers in place of these.
-
-    >>> config = {"layer": keras.saving.serialize_keras_object(
-    ...     Masked(keras.layers.Dense(3)))}
-    >>> config_without_masks(config)["layer"]["class_name"]
-    'Dense'
-    """
-    if isinstance(config, dict):
-        if config.get("registered_name") == "sparsenet_tf>Masked":
-            return config_without_masks(config["config"]["layer"])
-        return {key: config_without_masks(value) for key, value in config.items()}
-    if type(config) in (list, tuple):
-        return type(config)(config_without_masks(item) for item in config)
-    return config
-
-
-def _with_masks_decoded(config):
-    config = dict(config)
-    mask = config.get("mask")
-    if isinstance(mask, list):
-        config["mask"] = [m and decode_mask(m) for m in mask]
-    elif isinstance(mask, dict) and "bits" in mask:
-        config["mask"] = decode_mask(mask)
-    elif isinstance(mask, dict):
-        config["mask"] = {name: decode_mask(m) for name, m in mask.items()}
-    return config
-
-
-def _unpacked(bits, wrapper, name):
-    """The mask that is stored as `bits`."""
-    shape = tuple(wrapper.kernels[name].mask.shape)
-    size = int(np.prod(shape))
-    if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
-        raise ValueError(
-            f"Layer {wrapper.name!r} expected a mask of {size} bits for its kernel "
-            f"{name!r}. Received: {bits.dtype} of shape {bits.shape}"
-        )
-    return np.unpackbits(bits, count=size).reshape(shape).astype(bool)
-
-
 def _inner_layer(wrapper):
     """The wrapped layer, or None while there is none yet."""
     found = vars(wrapper).get("layer")
     # With PyTorch, layers that are attributes are kept in `_modules`.
     return vars(wrapper).get("_modules", {}).get("layer") if found is None else found
-
-
-def _is_wholly_built(layer):
-    """Whether no layer below has kernels yet to be made, by a first call."""
-    parts = [layer, *(part for _, part in tree.walk(layer))]
-    return all(part.built or not tree.might_have_kernels(part) for part in parts)
 
 
 @functools.cache
@@ -467,76 +375,6 @@ def _masked_named(name):
     keras.saving.register_keras_serializable("sparsenet_tf", "Masked")(named)
     keras.saving.get_custom_objects()["sparsenet_tf>Masked"] = Masked
     return named
-
-
-def _holds_layers(value):
-    """Whether `value` is a layer, or a collection with layers."""
-    values = value.values() if isinstance(value, dict) else value
-    if isinstance(value, (list, tuple, dict)):
-        return any(isinstance(item, keras.layers.Layer) for item in values)
-    return isinstance(value, keras.layers.Layer)
-
-
-def _unquantized(policy):
-    """The dtype policy of a wrapper: the layer itself computes in low precision."""
-    policy = keras.dtype_policies.get(policy)
-    if getattr(policy, "quantization_mode", None) is None:
-        return policy
-    return keras.dtype_policies.get(policy.get_config()["source_name"])
-
-
-def _refuse_quantization(layer, name):
-    """Have `layer.quantize` say that masks and quantized kernels do not go together."""
-
-    def quantize(*args, **kwargs):
-        raise ValueError(
-            f"Layer {name!r} has masks, and a kernel that is quantized in place would "
-            "lose them. Quantize the plain model: `plain = stf.strip(model)`, then "
-            "`plain.quantize(...)`, which keeps zeros"
-        )
-
-    quantize.as_usual = layer.quantize
-    object.__setattr__(layer, "quantize", quantize)
-
-
-def _symbolic(structure):
-    """Fresh Keras tensors for the tensors and arrays in `structure`."""
-    return keras.tree.map_structure(
-        lambda x: (
-            keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype))
-            if hasattr(x, "shape") and hasattr(x, "dtype")
-            else x
-        ),
-        structure,
-    )
-
-
-def _assign_names(masks, kernels, layer_name):
-    """Resolve the keys of `masks` to kernel names and check each mask."""
-    resolved = {}
-    if isinstance(masks, list):
-        if len(masks) != len(kernels):
-            raise ValueError(
-                f"`mask` must have one entry for each kernel of layer {layer_name!r}, "
-                f"{list(kernels)}. Received: {len(masks)} entries"
-            )
-        masks = {n: m for n, m in zip(kernels, masks, strict=True) if m is not None}
-    for key, values in (masks or {}).items():
-        names = [
-            name for name in kernels if key in (None, name) or name.endswith(f"/{key}")
-        ]
-        exact = [name for name in names if name == key]
-        if len(exact or names) != 1:
-            what = "no name" if key is None else f"the name {key!r}"
-            raise ValueError(
-                f"`mask` must name each kernel of layer {layer_name!r} once: its "
-                f"kernels are {list(kernels)}. Received: a mask with {what}"
-            )
-        (name,) = exact or names
-        kernel = kernels[name]
-        shape = tuple(getattr(kernel, "kernel", kernel).shape)
-        resolved[name] = as_mask(values, shape, f"{layer_name}/{name}")
-    return resolved
 
 
 def masked_kernels(model):

@@ -11,6 +11,7 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from sparsenet_tf.kernels.masked_identity import masked_identity
+from sparsenet_tf.kernels.tracing import is_traced_by_tensorflow
 from sparsenet_tf.layers.mask_values import as_mask, to_numpy
 
 
@@ -282,11 +283,7 @@ def _is_in_step(variable):
     """Whether a compiled step assigns, or what it returned is put back."""
     if get_stateless_scope() is not None or variable._value is None:
         return True  # With JAX, variables have no values while steps run.
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.inside_function()
+    return is_traced_by_tensorflow()
 
 
 def has_lora(layer):

@@ -147,6 +147,14 @@ def is_made_of_keras_layers(model):
     )
 
 
+def holds_layers(value):
+    """Whether `value` is a layer, or a collection with layers."""
+    values = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (list, tuple, dict)):
+        return any(isinstance(item, keras.layers.Layer) for item in values)
+    return isinstance(value, keras.layers.Layer)
+
+
 def is_masked(layer):
     """Whether `layer` is a `Masked` wrapper (told without importing it)."""
     return getattr(type(layer), "holds_masks", False)

@@ -18,10 +18,11 @@ from sparsenet_tf.layers.copying import (
     make_again,
     own_objects,
 )
-from sparsenet_tf.layers.masked import config_without_masks, masked_kernels
+from sparsenet_tf.layers.masked import masked_kernels
 from sparsenet_tf.layers.remade import config_without_exchanges, original_class
 from sparsenet_tf.layers.replace import copy_compile, replace_layers
 from sparsenet_tf.layers.sparsify import check_masks, sparsify
+from sparsenet_tf.layers.stored_masks import config_without_masks
 from sparsenet_tf.layers.units import unit_axes
 from sparsenet_tf.topology.checks import check_flag, check_integer
 from sparsenet_tf.transform.strip import unwrap
