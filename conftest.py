@@ -42,6 +42,7 @@ OF_TENSORFLOW = [
             "sanitizers",
             "saved_model",
             "sparsity_logger",
+            "stateful_layers",
             "tfmot",
             "wrong_calls_tensorflow",
         )

@@ -170,6 +170,7 @@ def test_sparse_form_and_back(pruned):
         np.testing.assert_array_equal(mask, again[path])
 
 
+@pytest.mark.slow
 def test_layers_that_are_used_twice():
     """Two images through one MobileNetV2, as in a Siamese network."""
     encoder = mobilenet()

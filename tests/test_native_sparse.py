@@ -56,6 +56,7 @@ def test_bfloat16_is_summed_in_float32():
 
 
 @needs_native
+@pytest.mark.slow
 def test_is_the_same_to_the_bit_for_any_number_of_threads():
     script = (
         "import sys, numpy as np, tensorflow as tf\n"

@@ -59,6 +59,7 @@ def pruned(mode, sparsity=0.8):
 
 
 @of_each
+@pytest.mark.often("int8", "int4_blocks")
 def test_summary_counts_the_zeros_that_quantizing_keeps(mode):
     before, model = pruned(mode)
     after = stf.summary(model, print_fn=None)
@@ -103,6 +104,7 @@ def effective(layer, path):
 
 
 @pytest.mark.parametrize("mode", [m for m in MODES if m != "float8"])
+@pytest.mark.often("int8", "int4_blocks")
 def test_alive_is_what_the_layer_multiplies_with(mode):
     _, model = pruned(mode)
     kernels = quantized_kernels(model)
@@ -142,6 +144,7 @@ def test_kernels_of_gptq(bits):
 
 
 @of_each
+@pytest.mark.often("int8", "int4_blocks")
 def test_the_compact_file_has_integers_and_gives_them_back(mode, tmp_path):
     _, model = pruned(mode, 0.9)
     sizes = stf.export(model, tmp_path / "m.npz", print_fn=None)

@@ -405,6 +405,7 @@ def test_bfloat16():
     assert_allclose(values(small(x)), values(model(x)), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:.*training fills its zeros:UserWarning")
 def test_a_small_model_is_plain_and_trains(tmp_path):
     model = prune_one_shot(
         lenet_5_with_norms(), 0.5, exclude="logits", structure=Units()

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 import sparsenet_tf as stf
 
 L = keras.layers
-tf = pytest.importorskip("tensorflow")  # for which vocabularies are
 
 RNG = np.random.default_rng(0)
 NUMBERS = RNG.normal(50, 9, (40, 4)).astype("float32")
@@ -275,6 +275,8 @@ def test_an_unbuilt_model_keeps_what_was_adapted():
     assert sparse(NUMBERS).shape == (40, 2)
 
 
+# Keras says so of the plain model too.
+@pytest.mark.filterwarnings("ignore:.*The structure of `inputs`:UserWarning")
 def test_feature_space():
     space = keras.utils.FeatureSpace(
         {

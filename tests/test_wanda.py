@@ -47,7 +47,7 @@ def test_an_embedding_is_scored_by_how_often_a_token_comes():
 def test_a_model_with_an_embedding_and_attention():
     inputs = keras.Input((3,), dtype="int32")
     embedding = L.Embedding(4, 6, name="e")
-    attention = L.MultiHeadAttention(2, 5, value_dim=3, name="m")
+    attention = L.MultiHeadAttention(2, 5, name="m")
     x = embedding(inputs)
     model = keras.Model(inputs, L.Dense(2, name="out")(attention(x, x)))
     found = _scores(model, TOKENS, 2)

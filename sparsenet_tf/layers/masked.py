@@ -151,8 +151,9 @@ class Masked(keras.layers.Wrapper):
     def __call__(self, *args, **kwargs):
         """Build the layer and its masks if need be, then call it."""
         if not self.has_found_kernels:
-            with self._open_name_scope():
-                build_by_call(self.layer, args, kwargs)
+            # Outside of the wrapper's name scope, so that weights are named as those
+            # of the plain layer are.
+            build_by_call(self.layer, args, kwargs)
             self.build()
         return super().__call__(*args, **kwargs)
 
