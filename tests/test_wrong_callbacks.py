@@ -86,9 +86,10 @@ def test_sparse_layers_have_no_masks_and_to_dense_gives_them_back():
 def test_an_unbuilt_model_is_to_be_built_first():
     model = stf.sparsify(keras.Sequential([L.Dense(20), L.Dense(5)]))
     pruning = PruningCallback(ONCE)
-    with pytest.raises(ValueError, match=r"not built.*`model\.build\(input_shape\)`"):
-        _fit(_compiled(model), pruning)
-    model.build((None, 6))
+    if keras.backend.backend() == "tensorflow":  # others build it before
+        with pytest.raises(ValueError, match=r"not built.*`model\.build\(input_shape"):
+            _fit(_compiled(model), pruning)
+        model.build((None, 6))
     _fit(_compiled(model), pruning)
     assert [mask.sum() for mask in stf.get_masks(model).values()] == [60, 50]
     assert pruning.sparsity == 0.5

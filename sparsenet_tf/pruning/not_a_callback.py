@@ -32,3 +32,5 @@ class NotACallback:
         )
 
     set_params = set_model
+    # With JAX and PyTorch Keras asks first for this one, and does not call it.
+    on_batch_end = property(lambda self: self.set_model(None))
