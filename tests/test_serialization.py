@@ -162,7 +162,7 @@ def test_keras_layer_battery_of_masked(layer, shape, weights, states, seeds):
 
     def with_masks(found, expected, msg=None):
         # With PyTorch the battery takes weights and seeds for all that there is.
-        more = states if "torch_params" in msg else 0
+        more = states if "torch_params" in str(msg) else 0
         length(found, expected + more, msg=msg)
 
     battery.assertLen = with_masks

@@ -106,7 +106,8 @@ class Net(keras.Model):
     def build(self, input_shape):
         if not self.first.built:
             self.first.build(input_shape)
-        self.head.build(self.first.compute_output_shape(input_shape))
+        if not self.head.built:
+            self.head.build(self.first.compute_output_shape(input_shape))
 
 
 def sequential(layer, x):
@@ -178,7 +179,7 @@ def made(name, kind):
 
 
 def outputs(model, x):
-    for layer in model.layers:
+    for _, layer in stf.layers.tree.walk(model):
         if getattr(layer, "stateful", False):
             layer.reset_states()
     return np.asarray(model(x))

@@ -18,9 +18,11 @@ def build_by_call(layer, args, kwargs):
 
 
 def is_wholly_built(layer):
-    """Whether no layer below has kernels yet to be made, by a first call."""
-    parts = [layer, *(part for _, part in tree.walk(layer))]
-    return all(part.built or not tree.might_have_kernels(part) for part in parts)
+    """Whether it is built, and no layer below has kernels that a call will make."""
+    parts = [part for _, part in tree.walk(layer)]
+    return layer.built and all(
+        part.built or not tree.might_have_kernels(part) for part in parts
+    )
 
 
 def _symbolic(structure):

@@ -35,6 +35,9 @@ def exchange_layers(model, replace):
                 visit(layer)
         elif isinstance(part, keras.layers.Wrapper) and not tree.is_masked(part):
             visit(part.layer)
+            needs_matrix = isinstance(part, keras.layers.SpectralNormalization)
+            if needs_matrix and tree.is_sparse(new_layers[id(part.layer)]):
+                new_layers[id(part.layer)] = part.layer  # its norm is that of all of W
             if new_layers[id(part.layer)] is not part.layer:
                 _set_attributes(part, new_layers)
         else:

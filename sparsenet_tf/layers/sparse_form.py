@@ -17,14 +17,16 @@ def sparse_form(layer, mask):
 
     Returns:
         `(SparseConv2D, pattern)`, `(SparseDense, pattern)` or, if the mask is a RadiX
-        layer, `(RadixDense, topology)`; None for layers of other classes, or with LoRA.
+        layer, `(RadixDense, topology)`; None for layers of other classes, with LoRA, or
+        in low precision.
 
     Example:
     >>> layer = keras.layers.Dense(3)
     >>> sparse_form(layer, np.tri(3))[0].__name__
     'SparseDense'
     """
-    if getattr(layer, "lora_enabled", False):
+    precision = getattr(layer, "quantization_mode", None)
+    if getattr(layer, "lora_enabled", False) or precision is not None:
         return None
     if type(layer) is keras.layers.Conv2D:
         return SparseConv2D, as_conv_pattern(mask)
