@@ -265,6 +265,7 @@ def assert_masked_are_zero(model):
         assert not masked.kernel_value()[~masked.mask_value()].any()
 
 
+@pytest.mark.slow
 def test_one_time(tiny, monkeypatch):
     measured = spy_on_measured(monkeypatch)
     run = OneTime(FEW, (0.5, 0.9), seed=3)

@@ -60,6 +60,7 @@ def test_a_method_reaches_its_sparsity(method):
         assert shares == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_runs_repeat():
     run = Method(SHORT, "RigL", 0.9)
     assert run.execute() == run.execute()

@@ -227,6 +227,7 @@ def test_to_dense_of_to_sparse_is_the_model(plan, sparsity, seed):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the compiled loop is TensorFlow's")
+@pytest.mark.slow
 def test_the_compiled_loop_keeps_them_too():
     @FEW_SETTINGS
     @given(plans(), schedules())

@@ -140,6 +140,7 @@ def is_running(pid):
     return not runs.has_died(f"{pid}@@{host}")
 
 
+@pytest.mark.slow
 def test_workers_of_this_process(tmp_path):
     store, calls = Store(tmp_path), []
     with pytest.raises(SweepError) as caught:

@@ -146,6 +146,7 @@ def test_keras_3_trains_under_a_schedule_of_tfmot(together):
     assert together["zeros"] == 40  # half of 8 * 10
 
 
+@pytest.mark.slow
 def test_updates_select_the_masks_of_tfmot(tmp_path):
     decay = dict(
         initial_sparsity=0.25,

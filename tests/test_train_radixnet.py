@@ -66,6 +66,7 @@ def is_near(count, expected, possible):
 # The experiment.
 
 
+@pytest.mark.slow
 def test_every_network_has_its_record(outcome):
     records, _ = outcome
     wanted = [
@@ -81,6 +82,7 @@ def test_every_network_has_its_record(outcome):
         assert r.hidden == ("3000-100" if r.network.startswith("large") else "300-100")
 
 
+@pytest.mark.slow
 def test_connections_are_counted_exactly(outcome):
     for r in outcome[0]:
         expected = CONNECTIONS[r.network]
@@ -92,6 +94,7 @@ def test_connections_are_counted_exactly(outcome):
             assert r.connections == r.stored_weights == expected
 
 
+@pytest.mark.slow
 def test_each_run_takes_exactly_its_steps(outcome):
     _, calls = outcome
     runs = 1 + 2 * 3
@@ -102,6 +105,7 @@ def test_each_run_takes_exactly_its_steps(outcome):
     assert names[:2] == ["seed 0, dense", "seed 0, small, 50% sparse, radix"]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_accuracies_whatever_else_is_trained(
     outcome, monkeypatch
 ):
