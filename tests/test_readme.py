@@ -27,7 +27,7 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
     ]
 
 
-# What a newcomer reads first runs always, and the other guides by `make slow` and in CI.
+# What a newcomer reads first runs always, the other guides by `make slow` and in CI.
 FIRST = (
     "README.md",
     "prune-my-model.md",
