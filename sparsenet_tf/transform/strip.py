@@ -16,7 +16,7 @@ def strip(model, shrink=False):
     """Return the model as plain Keras layers, without masks, zeros kept.
 
     The result needs nothing of this package to be saved, loaded and run. Trained
-    further, its zeros do not stay, of which `fit` warns; `sparsify(model,
+    further, its zeros do not stay, and `fit` warns about it; `sparsify(model,
     masks="zeros")` gives them masks again. A Sequential or functional model is copied,
     and compiled as it was with a fresh optimizer; a subclassed model is changed in
     place.
